@@ -1,0 +1,70 @@
+# Needs Python >= 3.11 with pip, and make. Everything is installed into $(VENV), nothing outside it.
+# Another interpreter: make PYTHON=python3.12 ...; another place: make VENV=/tmp/venv ...
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?= -n 2
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart install test minimal lint format check coverage clean
+.DELETE_ON_ERROR:
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+quickstart: $(VENV)/.installed-run  ## train a router, evaluate it, draw its frontier: runs/quickstart/
+	$(BIN)/routegym train --out runs/quickstart
+
+install: $(VENV)/.installed-dev  ## everything: all extras and the development tools, editable
+
+test: $(VENV)/.installed-dev  ## the whole test suite
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev  ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev  ## apply ruff's fixes and formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+minimal:  ## the wheel in an environment of its own, without extras
+	rm -rf $(VENV)-minimal build  # setuptools would pack stale files of build/
+	$(MAKE) --no-print-directory VENV=$(VENV)-minimal $(VENV)-minimal/.created
+	$(VENV)-minimal/bin/python -m pip --disable-pip-version-check install --quiet .
+	rm -rf build
+	cd $(VENV)-minimal && bin/python $(CURDIR)/scripts/check_minimal.py
+
+check: lint minimal test  ## what CI runs, in its order
+
+coverage: $(VENV)/.installed-dev  ## the test suite with a table of untested lines
+	$(BIN)/python -m pytest $(PYTEST_ARGS) --cov --cov-report=term
+
+clean:  ## remove the environment, builds and caches; runs/ stays
+	rm -rf $(VENV) $(VENV)-minimal build dist *.egg-info .coverage* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "routegym needs Python >= 3.11, and $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
+	    echo "Name another interpreter: make PYTHON=python3.12 ..."; exit 1; }
+	@# Debian and Ubuntu split ensurepip off into python3-venv; pip itself can fill such an environment.
+	@echo "Creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
+	    $(PYTHON) -m venv --clear --without-pip $(VENV) && \
+	    $(PYTHON) -m pip --python $(BIN)/python install pip; }
+	@touch $@
+
+$(VENV)/.torch: scripts/install_torch.sh | $(VENV)/.created
+	@bash scripts/install_torch.sh $(BIN)/python
+	@touch $@
+
+$(VENV)/.installed-run: pyproject.toml $(VENV)/.torch
+	$(PIP) install --editable ".[train,plots,fast]"
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml $(VENV)/.torch
+	$(PIP) install --editable ".[all,dev]"
+	@touch $@ $(VENV)/.installed-run

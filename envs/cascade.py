@@ -1,0 +1,195 @@
+"""``routegym/Cascade-v0``: call an arm, look at its answer, accept it or call another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from routegym.core.env import RoutingEnv
+from routegym.core.vector_env import RoutingVectorEnv
+from routegym.graph.graph import OPEN, TERMINATED
+from routegym.graph.signals import RESPONSE_SIGNALS, confidence, response_signals
+from routegym.pool.arms import Arm
+from routegym.pool.backend import Request, Response
+from routegym.tasks.features import OPERATION_FEATURES, last_digit_verdict, operation_features
+from routegym.tasks.taskset import TaskSet
+
+__all__ = ["CascadeEnv", "CascadeVectorEnv", "CascadeWorkflow", "Conversation"]
+
+ACCEPT = "accept"
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A prompt and the calls made for it: (arm name, answer, confidence) each, the last one at the end."""
+
+    task: int
+    step: int
+    prompt: str
+    calls: tuple[tuple[str, str, float], ...] = ()
+    closed: bool = False
+
+    @property
+    def answer(self) -> str | None:
+        """The answer that is handed in when the conversation is closed: the last one."""
+        return self.calls[-1][1] if self.calls else None
+
+
+class CascadeWorkflow:
+    """Calls until an answer is accepted, graded by exact match with the reference.
+
+    Args:
+        arms: names of the pool's arms, in order.
+        most_calls: the call after which the answer is accepted as it is.
+    """
+
+    kind = "cascade"
+    controls: tuple[str, ...] = (ACCEPT,)
+    edge_signal_names = RESPONSE_SIGNALS
+
+    def __init__(self, arms: Sequence[str], most_calls: int = 3) -> None:
+        self.arms, self.most_calls = tuple(arms), most_calls
+        self.node_signal_names = (
+            *OPERATION_FEATURES,
+            "confidence",
+            "best_confidence",
+            "agreement",
+            "length",
+            "verdict_passed",
+            "verdict_failed",
+            "calls",
+            *(f"tried_{name}" for name in self.arms),
+        )
+
+    def start(self, tasks: TaskSet, indices: Sequence[int]) -> list[Conversation]:
+        """The questions, nobody asked yet."""
+        return [Conversation(i, 0, tasks.prompts[i]) for i in indices]
+
+    def requests(self, states: Sequence[Conversation], arms: Sequence[Arm]) -> list[Request]:
+        """The task's prompt: an arm does not see what others answered."""
+        return [Request(arm, state.prompt) for arm, state in zip(arms, states, strict=True)]
+
+    def advance(
+        self,
+        states: Sequence[Conversation],
+        actions: Sequence[Arm | str],
+        responses: Sequence[Response | None],
+    ) -> list[Conversation]:
+        """Add the answer, or close the conversation."""
+        after = []
+        for state, action, response in zip(states, actions, responses, strict=True):
+            if response is None or isinstance(action, str):
+                after.append(replace(state, step=state.step + 1, closed=True))
+            else:
+                call = (action.name, response.text, confidence(response))
+                calls = (*state.calls, call)
+                after.append(
+                    replace(state, step=state.step + 1, calls=calls, closed=len(calls) >= self.most_calls)
+                )
+        return after
+
+    def outcome(
+        self, states: Sequence[Conversation], tasks: TaskSet
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+        """Ended when closed: 1 if the last answer is the reference, else 0."""
+        closed = np.array([state.closed for state in states], dtype=bool)
+        right = np.array([state.answer == tasks.references[state.task] for state in states], dtype=np.float32)
+        return (
+            np.where(closed, TERMINATED, OPEN).astype(np.uint8),
+            np.where(closed, right, np.nan).astype(np.float32),
+        )
+
+    def signals(self, states: Sequence[Conversation]) -> npt.NDArray[np.float32]:
+        """What a caller sees at run time; never whether the answer is right."""
+        rows = np.zeros((len(states), len(self.node_signal_names)), dtype=np.float32)
+        width = len(OPERATION_FEATURES)
+        rows[:, :width] = operation_features([state.prompt for state in states])
+        for row, state in enumerate(states):
+            if not state.calls:
+                continue
+            answers = [answer for _, answer, _ in state.calls]
+            scores = [score for _, _, score in state.calls]
+            verdict = last_digit_verdict(state.prompt, answers[-1])
+            rows[row, width : width + 7] = (
+                scores[-1],
+                max(scores),
+                answers.count(answers[-1]) / len(answers),
+                min(len(answers[-1]) / 8, 1.0),
+                verdict,
+                not verdict,
+                len(answers) / self.most_calls,
+            )
+            for name, _, _ in state.calls:
+                rows[row, width + 7 + self.arms.index(name)] = 1.0
+        return rows
+
+    def response_signals(self, responses: Sequence[Response]) -> npt.NDArray[np.float32]:
+        """The answer's confidence and whether there is one."""
+        return response_signals(responses, bool)
+
+    def encode(self, states: Sequence[Conversation]) -> list[str]:
+        """The calls as JSON; of a closed conversation only the answer, since nothing else matters any more."""
+        return [
+            f"= {state.answer or ''}" if state.closed else json.dumps(state.calls, separators=(",", ":"))
+            for state in states
+        ]
+
+    def decode(
+        self, tasks: TaskSet, indices: Sequence[int], steps: Sequence[int], texts: Sequence[str]
+    ) -> list[Conversation]:
+        """The situations of these texts."""
+        states = []
+        for task, step, text in zip(indices, steps, texts, strict=True):
+            if text.startswith("= "):
+                calls: tuple[tuple[str, str, float], ...] = (("", text[2:], 0.0),) if text[2:] else ()
+                states.append(Conversation(task, step, tasks.prompts[task], calls, closed=True))
+            else:
+                calls = tuple((arm, answer, float(score)) for arm, answer, score in json.loads(text))
+                states.append(Conversation(task, step, tasks.prompts[task], calls))
+        return states
+
+
+class CascadeVectorEnv(RoutingVectorEnv):
+    """The batch form of `CascadeEnv`, whose docstring is the specification of both."""
+
+    kind = "cascade"
+
+
+class CascadeEnv(RoutingEnv):
+    """Call an arm, see what can be seen at run time, then accept the answer or call another arm.
+
+    ## Description
+    A task is one operation on three-digit registers such as ``58*7``. The last answer counts.
+
+    ## Situations
+    The calls made so far: arm, answer and confidence of each.
+
+    ## Actions
+    ``Discrete(n_arms + 1)``: an arm to call (again), or ``accept`` (the last action). Accepting before any call
+    hands in nothing: score 0 at no cost.
+
+    ## Observation
+    By default ``Box(0, 1, (width,), float32)``; ``env.unwrapped.layout.names`` names every column. ``node_signals``
+    are the level of the operation; confidence of the last answer and the best so far; share of the answers that
+    agree with the last; its length / 8; the verdict of a last-digit check (a verifier that can be had at run time: it
+    catches wrong last digits only); calls / 3; which arms were tried. The other groups are those of `AgentStepsEnv`.
+
+    ## Reward
+    ``-lambda * cost / cost_scale`` at every step, plus the score (1 if the accepted answer is exact, else 0).
+
+    ## Episode end
+    *Terminated* by ``accept`` and after the third call, whose answer is accepted as it is. Never truncated.
+
+    ## Arguments
+    ``recording`` (``"cascade"``), ``observation``, ``budget_usd`` (None), ``lambda_`` (0.2), ``reward``,
+    ``split``, ``expander``, ``info``, ``render_mode``: see `routegym.core.RoutingVectorEnv`.
+
+    ## Version history
+    v0: first version.
+    """
+
+    vector_class = CascadeVectorEnv

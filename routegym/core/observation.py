@@ -1,0 +1,107 @@
+"""What the policy sees: one float32 row per episode, every column in [0, 1] and named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from routegym.graph.recording import Recording
+
+__all__ = ["ObservationLayout", "static_features"]
+
+@dataclass(frozen=True)
+class ObservationLayout:
+    """Names and places of the columns of a flat observation.
+
+    ===============  =============================================================================
+    group            columns
+    ===============  =============================================================================
+    ``node_signals``  what the workflow shows of the situation
+    ``arm_reserve``   per action: worst case / cost scale, at most 1
+    ``edge_signals``  what is seen of the last response; 0 before the first call
+    ``affordable``    per action: 1 where it is legal now
+    ``remaining``     1 - scale / (scale + remaining budget), scale = cost scale; 1 without a budget
+    ``lambda``        lambda / (1 + lambda)
+    ``step``          calls made / (calls made + 4)
+    ===============  =============================================================================
+    """
+
+    node_signal_names: tuple[str, ...]
+    edge_signal_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, recording: Recording) -> ObservationLayout:
+        """The layout of a recording's observations."""
+        return cls(recording.node_signal_names, recording.edge_signal_names, recording.action_names)
+
+    @cached_property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """Column names of each group, in order."""
+        return {
+            "node_signals": self.node_signal_names,
+            "arm_reserve": self.action_names,
+            "edge_signals": self.edge_signal_names,
+            "affordable": self.action_names,
+            "remaining": ("remaining",),
+            "lambda": ("lambda",),
+            "step": ("step",),
+        }
+
+    @cached_property
+    def columns(self) -> dict[str, slice]:
+        """Where each group stands in a flat observation."""
+        places, low = {}, 0
+        for group, names in self.groups.items():
+            places[group] = slice(low, low + len(names))
+            low += len(names)
+        return places
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """One name per column, ``group/name``."""
+        return tuple(f"{group}/{name}" for group, names in self.groups.items() for name in names)
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return len(self.names)
+
+    @property
+    def static_width(self) -> int:
+        """Columns that depend on the situation alone; they come first."""
+        return self.columns["arm_reserve"].stop
+
+    def write_dynamic(
+        self,
+        out: npt.NDArray[np.float32],
+        *,
+        legal: npt.NDArray[np.bool_],
+        response_signals: npt.NDArray[np.float32],
+        remaining_usd: npt.NDArray[np.float64],
+        lambda_: npt.NDArray[np.float64],
+        step: npt.NDArray[Any],
+        cost_scale_usd: float,
+    ) -> None:
+        """Fill the columns that change while an episode stays in its situation; all arguments (n, ...)."""
+        places = self.columns
+        out[:, places["edge_signals"]] = response_signals
+        out[:, places["affordable"]] = legal
+        out[:, places["remaining"].start] = 1.0 - cost_scale_usd / (cost_scale_usd + remaining_usd)
+        out[:, places["lambda"].start] = lambda_ / (1.0 + lambda_)
+        out[:, places["step"].start] = step / (step + 4.0)
+
+    def as_dict(self, flat: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
+        """The groups of flat observations (n, width), as views."""
+        return {group: flat[..., place] for group, place in self.columns.items()}
+
+
+def static_features(recording: Recording, nodes: slice) -> npt.NDArray[np.float32]:
+    """Columns of `ObservationLayout` that depend on the situation alone, float32 (n, static_width)."""
+    graph = recording.graph
+    reserve = np.nan_to_num(graph.node_reserve[nodes] / recording.cost_scale_usd, nan=0.0, posinf=1.0)
+    return np.hstack([graph.node_signals[nodes], np.minimum(reserve, 1.0).astype(np.float32)])

@@ -1,0 +1,52 @@
+"""A route as text: what was asked, who answered, what it cost, what is left."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from routegym.core.vector_env import RoutingVectorEnv
+
+__all__ = ["format_usd", "print_route", "route_text"]
+
+_BAR = 20
+
+
+def format_usd(amount: float) -> str:
+    """USD with four significant digits, ``no cap`` for infinity."""
+    if np.isinf(amount):
+        return "no cap"
+    return f"${amount:.4g}" if amount == 0 or abs(amount) >= 1e-3 else f"${amount:.3e}"
+
+
+def route_text(env: RoutingVectorEnv, slot: int) -> str:
+    """The route of one episode so far, a line per step."""
+    recording, graph = env.recording, env.recording.graph
+    route = env.routes[slot]
+    node = int(env.node[slot])
+    lines = [f"task {recording.tasks.ids[int(graph.node_task[node])]}: {recording.tasks.prompts[int(graph.node_task[node])]}"]
+    for step, (edge, action) in enumerate(route, start=1):
+        record = graph.edges[edge]
+        lines.append(
+            f"{step:>3}. {recording.action_names[action]:<18} {format_usd(float(record['cost_usd'])):>10}"
+            f"  -> {recording.texts[int(record['next'])]}"
+        )
+    spent, budget = float(env.ledger.spent_usd[slot]), float(env.ledger.budget_usd[slot])
+    share = 0.0 if np.isinf(budget) else min(spent / budget, 1.0)
+    bar = "#" * round(share * _BAR) + "." * (_BAR - round(share * _BAR))
+    lines.append(f"spent {format_usd(spent)} of {format_usd(budget)} [{bar}]")
+    score = float(graph.node_score[node])
+    if not np.isnan(score):
+        lines.append(f"ended with score {score:g}")
+    return "\n".join(lines)
+
+
+def print_route(text: str) -> None:
+    """Print a route to the terminal."""
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.text import Text
+
+    Console().print(Panel(Text(text), title="routegym", expand=False))

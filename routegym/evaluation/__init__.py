@@ -1,0 +1,1 @@
+"""Roll-outs, the exact oracle, frontier metrics, confidence intervals, tables and pictures."""

@@ -1,0 +1,25 @@
+"""The transition graph, recordings of it, and its growth from a live pool."""
+
+from routegym.graph.graph import OPEN, TERMINATED, TRUNCATED, TransitionGraph, edge_dtype
+from routegym.graph.growth import Expander, explore, start_recording
+from routegym.graph.recording import SCHEMA_VERSION, Recording, Texts
+from routegym.graph.values import always_arm_actions, evaluate_choices
+from routegym.graph.workflow import Situation, Workflow
+
+__all__ = [
+    "OPEN",
+    "SCHEMA_VERSION",
+    "TERMINATED",
+    "TRUNCATED",
+    "Expander",
+    "Recording",
+    "Situation",
+    "Texts",
+    "TransitionGraph",
+    "Workflow",
+    "always_arm_actions",
+    "edge_dtype",
+    "evaluate_choices",
+    "explore",
+    "start_recording",
+]

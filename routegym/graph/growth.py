@@ -1,0 +1,198 @@
+"""Growing a graph: asking the pool for the edges that are missing, all of one step in one batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from routegym.errors import RecordingError
+from routegym.graph.graph import OPEN
+from routegym.graph.pricing import edge_records, worst_case_usd
+from routegym.graph.recording import Recording
+from routegym.graph.workflow import Workflow
+from routegym.pool.arms import Arm, PriceTable
+from routegym.pool.backend import Backend, Request, Response
+
+__all__ = ["Expander", "PoolLike", "explore", "start_recording"]
+
+
+class PoolLike(Protocol):
+    """Arms with their prices and the backend that answers for them."""
+
+    @property
+    def arms(self) -> tuple[Arm, ...]: ...
+    @property
+    def prices(self) -> PriceTable: ...
+    @property
+    def backend(self) -> Backend: ...
+
+
+class Expander:
+    """Adds missing edges to a recording by calling a pool.
+
+    A response is a function of (arm, prompt, sample): equal requests are sent once, and their seeds
+    are derived from those three, so that what is recorded does not depend on the order of the calls.
+
+    Args:
+        workflow: the environment family of the recording.
+        pool: answers for the recording's arms.
+        recording: grown in place.
+        samples: recorded samples for each arm name; 1 where an arm is not named.
+
+    Raises:
+        RecordingError: the recording belongs to another workflow or another pool.
+    """
+
+    def __init__(
+        self,
+        workflow: Workflow,
+        pool: PoolLike,
+        recording: Recording,
+        samples: Mapping[str, int] | None = None,
+    ) -> None:
+        if recording.kind != workflow.kind:
+            raise RecordingError(
+                f"{recording.name}: a recording of kind {recording.kind!r} cannot be grown by a "
+                f"{workflow.kind!r} workflow; use the workflow that made it"
+            )
+        if pool.arms != recording.arms:
+            raise RecordingError(
+                f"{recording.name}: its arms {[arm.name for arm in recording.arms]} are not the pool's "
+                f"{[arm.name for arm in pool.arms]}; use the pool it was recorded with"
+            )
+        self.workflow, self.pool, self.recording = workflow, pool, recording
+        self.samples = [int((samples or {}).get(arm.name, 1)) for arm in pool.arms]
+        self._states: list[Any] = []
+        self._node_of: dict[tuple[int, int, str], int] = {}
+        self._answers: dict[tuple[str, str, int], Response] = {}
+        self._read_nodes()
+
+    def expand(self, nodes: npt.ArrayLike, actions: npt.ArrayLike) -> None:
+        """Record every named (node, action) that is missing; integers (n,) each. One batch of calls."""
+        graph = self.recording.graph
+        nodes, actions = np.asarray(nodes, dtype=np.int64), np.asarray(actions, dtype=np.int64)
+        missing = (graph.edge_first[nodes, actions] < 0) & (graph.node_status[nodes] == OPEN)
+        keys = np.unique(nodes[missing] * graph.n_actions + actions[missing])
+        if not len(keys):
+            return
+        repeats = np.array([*self.samples, *([1] * len(self.workflow.controls))])[keys % graph.n_actions]
+        sample = np.concatenate([np.arange(count) for count in repeats])
+        keys = np.repeat(keys, repeats)
+        nodes, actions = keys // graph.n_actions, keys % graph.n_actions
+        arm_rows = np.flatnonzero(actions < graph.n_arms)
+        arms = [self.pool.arms[action] for action in actions[arm_rows]]
+        requests = self.workflow.requests([self._states[node] for node in nodes[arm_rows]], arms)
+        responses: list[Response | None] = [None] * len(keys)
+        for row, response in zip(arm_rows, self._answer(requests, sample[arm_rows]), strict=True):
+            responses[row] = response
+
+        names: list[Arm | str] = [*self.pool.arms, *self.workflow.controls]
+        after = self.workflow.advance(
+            [self._states[node] for node in nodes], [names[action] for action in actions], responses
+        )
+        records = edge_records(self.recording, actions, responses, self.workflow.response_signals)
+        records["next"] = self._intern(after)
+        graph.append_edges(nodes, actions, records)
+
+    def _answer(self, requests: Sequence[Request], samples: npt.NDArray[Any]) -> list[Response]:
+        keys = [(r.arm.name, r.prompt, int(k)) for r, k in zip(requests, samples, strict=True)]
+        fresh = {k: r for k, r in zip(keys, requests, strict=True) if k not in self._answers}
+        calls = [Request(r.arm, r.prompt, _seed(*key)) for key, r in fresh.items()]
+        if calls:
+            self._answers.update(zip(fresh, self.pool.backend.generate(calls), strict=True))
+        return [self._answers[key] for key in keys]
+
+    def _intern(self, states: Sequence[Any]) -> npt.NDArray[np.int32]:
+        """The node ids of the situations, adding those that are new."""
+        texts = self.workflow.encode(states)
+        keys = [(s.task, s.step, text) for s, text in zip(states, texts, strict=True)]
+        fresh: dict[tuple[int, int, str], Any] = {}
+        for key, state in zip(keys, states, strict=True):
+            if key not in self._node_of:
+                fresh.setdefault(key, state)
+        if fresh:
+            added = list(fresh.values())
+            status, score = self.workflow.outcome(added, self.recording.tasks)
+            ids = self.recording.graph.append_nodes(
+                task=[s.task for s in added],
+                step=[s.step for s in added],
+                status=status,
+                score=score,
+                signals=self.workflow.signals(added),
+                reserve_usd=self._reserve(added, status),
+            )
+            self.recording.texts.extend(key[2] for key in fresh)
+            self._states.extend(added)
+            self._node_of.update(zip(fresh, ids.tolist(), strict=True))
+        return np.array([self._node_of[key] for key in keys], dtype=np.int32)
+
+    def _reserve(self, states: Sequence[Any], status: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+        arms, n_actions = self.pool.arms, self.recording.graph.n_actions
+        reserve = np.zeros((len(states), n_actions))
+        live = [state for state, s in zip(states, status, strict=True) if s == OPEN]
+        for column, arm in enumerate(arms):
+            requests = self.workflow.requests(live, [arm] * len(live))
+            prompt = np.array(self.pool.backend.count_prompt_tokens(requests), dtype=np.float64)
+            reserve[status == OPEN, column] = worst_case_usd(self.pool.prices, arm, prompt)
+        reserve[status != OPEN] = np.nan
+        return reserve
+
+    def _read_nodes(self) -> None:
+        """Take up the nodes that the recording has, or make the start nodes of an empty one."""
+        recording = self.recording
+        graph = recording.graph
+        if graph.n_nodes:
+            task, step = graph.node_task.tolist(), graph.node_step.tolist()
+            texts = list(recording.texts)
+            self._states = self.workflow.decode(recording.tasks, task, step, texts)
+            self._node_of = {key: node for node, key in enumerate(zip(task, step, texts, strict=True))}
+        else:
+            states = self.workflow.start(recording.tasks, range(graph.n_tasks))
+            graph.task_start[:] = self._intern(states)
+
+
+def explore(expander: Expander, progress: Callable[[int, int], None] | None = None, batch: int = 65_536) -> None:
+    """Record everything that any sequence of actions can reach, one step of the workflow at a time.
+
+    Args:
+        progress: called with (edges recorded so far, edges known to be still missing).
+        batch: most (node, action) pairs that are asked for at once.
+    """
+    graph = expander.recording.graph
+    while True:
+        open_nodes = np.flatnonzero(graph.node_status == OPEN)
+        legal = ~np.isnan(graph.node_reserve[open_nodes])
+        rows, actions = np.nonzero((graph.edge_first[open_nodes] < 0) & legal)
+        if not len(rows):
+            return
+        for low in range(0, len(rows), batch):
+            part = slice(low, low + batch)
+            expander.expand(open_nodes[rows[part]], actions[part])
+            if progress is not None:
+                progress(graph.n_edges, len(rows) - min(low + batch, len(rows)))
+
+
+def start_recording(
+    name: str, workflow: Workflow, pool: PoolLike, tasks: Any, provenance: Mapping[str, Any] | None = None
+) -> Recording:
+    """An empty recording of a workflow, for an `Expander` to grow."""
+    return Recording.empty(
+        name=name,
+        kind=workflow.kind,
+        arms=pool.arms,
+        controls=workflow.controls,
+        prices=pool.prices,
+        tasks=tasks,
+        node_signal_names=workflow.node_signal_names,
+        edge_signal_names=workflow.edge_signal_names,
+        provenance=dict(provenance or {}),
+    )
+
+
+def _seed(arm: str, prompt: str, sample: int) -> int:
+    digest = hashlib.sha256(f"{arm}\x00{prompt}\x00{sample}".encode()).digest()
+    return int.from_bytes(digest[:4], "little")

@@ -1,0 +1,335 @@
+"""Parquet tables and JSON metadata of a recording, written and read in slices."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from routegym.errors import RecordingError, RoutegymError
+from routegym.graph.graph import OPEN, TransitionGraph, edge_dtype
+from routegym.graph.pricing import edge_costs
+from routegym.graph.recording import SCHEMA_VERSION, Recording, Texts
+from routegym.graph.validate import validate_graph
+from routegym.pool.arms import TOKEN_KINDS, Arm, Price, PriceTable
+from routegym.tasks.taskset import TaskSet
+
+__all__ = ["RecordingMeta", "read_meta", "read_tables", "write_tables"]
+
+_ROWS = 1 << 18  # rows held at a time: a few tens of MB
+_NodeTable = {"task": pa.int32(), "step": pa.int16(), "status": pa.uint8(), "score": pa.float32()}
+_EdgeTable = {"node": pa.int32(), "action": pa.int16(), "next": pa.int32()} | dict.fromkeys(
+    TOKEN_KINDS, pa.int32()
+)
+_Measured = {"latency_s": pa.float32(), "flops": pa.float64()}
+_TaskTable = {"id": pa.string(), "prompt": pa.string(), "reference": pa.string(), "split": pa.string()}
+
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Arm(_Strict):
+    model: str
+    tier: str
+    parameters: Count
+    max_completion_tokens: Annotated[int, Field(gt=0)] | None
+
+
+class _Price(_Strict):
+    prompt: Amount
+    cached: Amount
+    completion: Amount
+    reasoning: Amount
+
+
+class _Prices(_Strict):
+    date: str
+    note: str
+    usd_per_million_tokens: dict[str, _Price]
+
+
+class _Counts(_Strict):
+    tasks: Annotated[int, Field(ge=1)]
+    nodes: Annotated[int, Field(ge=1)]
+    edges: Count
+
+
+class RecordingMeta(_Strict):
+    """``meta.json`` of a recording."""
+
+    format: Literal["routegym-recording"]
+    schema_version: int
+    name: str
+    kind: str
+    arms: Annotated[list[_Arm], Field(min_length=1)]
+    controls: list[str]
+    prices: _Prices
+    node_signal_names: list[str]
+    edge_signal_names: list[str]
+    cost_scale_usd: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    budget_range_usd: tuple[Amount, Amount]
+    counts: _Counts
+    content_hash: str
+    provenance: dict[str, Any]
+    files: dict[str, str]
+
+
+def read_meta(folder: Path) -> RecordingMeta:
+    """Read and check ``meta.json``.
+
+    Raises:
+        RecordingError: it is missing, not JSON, of another schema version, or a field is wrong.
+    """
+    path = folder / "meta.json"
+    if not path.is_file():
+        raise RecordingError(f"{path}: no such file; a recording is a folder with meta.json and three Parquet tables")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RecordingError(f"{path}: not valid JSON ({error}); copy or rebuild the recording") from None
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA_VERSION:
+        raise RecordingError(
+            f"{path}: schema_version = {version!r}; this routegym reads version {SCHEMA_VERSION}; "
+            "rebuild the recording, or install the routegym that wrote it"
+        )
+    try:
+        meta = RecordingMeta.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise RecordingError(f"{path}: field {field}: {first['msg']} (got {str(first['input'])[:80]!r})") from None
+    missing = {"tasks.parquet", "nodes.parquet", "edges.parquet"} - set(meta.files)
+    if missing:
+        raise RecordingError(f"{path}: field files: no sha256 for {sorted(missing)}; rebuild the recording")
+    return meta
+
+
+def write_tables(recording: Recording, folder: Path) -> str:
+    """Write the three tables and return the content hash of what they hold."""
+    graph, digest = recording.graph, hashlib.sha256()
+    tasks = recording.tasks
+    _write(
+        folder / "tasks.parquet",
+        _TaskTable | {"start": pa.int32()},
+        graph.n_tasks,
+        lambda part: {
+            "id": tasks.ids[part],
+            "prompt": tasks.prompts[part],
+            "reference": tasks.references[part],
+            "split": tasks.splits[part],
+            "start": graph.task_start[part],
+        },
+        digest,
+    )
+    texts = iter(recording.texts)
+    _write(
+        folder / "nodes.parquet",
+        _NodeTable | {"text": pa.string()} | _signal_fields(recording.node_signal_names),
+        graph.n_nodes,
+        lambda part: {
+            **{name: graph.nodes[name][part] for name in _NodeTable},
+            "text": [next(texts) for _ in range(part.stop - part.start)],
+            **_signal_columns(recording.node_signal_names, graph.node_signals[part]),
+        },
+        digest,
+    )
+    node, action = graph.edge_sources()
+    order = np.lexsort((action, node))  # stable: samples keep their order
+    node, action = node[order], action[order]
+    _write(
+        folder / "edges.parquet",
+        _EdgeTable | _Measured | _signal_fields(recording.edge_signal_names),
+        graph.n_edges,
+        lambda part: {
+            "node": node[part],
+            "action": action[part],
+            "next": graph.edges["next"][order[part]],
+            **{kind: graph.edges["tokens"][order[part], column] for column, kind in enumerate(TOKEN_KINDS)},
+            **{name: graph.edges[name][order[part]] for name in _Measured},
+            **_signal_columns(recording.edge_signal_names, graph.edges["signals"][order[part]]),
+        },
+        digest,
+    )
+    digest.update(json.dumps([recording.kind, list(recording.action_names)]).encode())
+    return digest.hexdigest()
+
+
+def _signal_fields(names: tuple[str, ...]) -> dict[str, pa.DataType]:
+    return {f"signal_{name}": pa.float32() for name in names}
+
+
+def _signal_columns(names: tuple[str, ...], values: npt.NDArray[Any]) -> dict[str, Any]:
+    return {f"signal_{name}": values[:, column] for column, name in enumerate(names)}
+
+
+def _write(path: Path, fields: dict[str, pa.DataType], rows: int, columns: Any, digest: Any) -> None:
+    schema = pa.schema(list(fields.items()))
+    with pq.ParquetWriter(path, schema, compression="zstd", compression_level=12) as writer:
+        for low in range(0, rows, _ROWS):
+            values = columns(slice(low, min(low + _ROWS, rows)))
+            arrays = {
+                name: pa.array(np.ascontiguousarray(v) if isinstance(v, np.ndarray) else v, type=schema.field(name).type)
+                for name, v in values.items()
+            }
+            writer.write_table(pa.table(arrays, schema=schema))
+            for name, array in arrays.items():
+                if name == "latency_s":
+                    continue
+                digest.update(name.encode())
+                if pa.types.is_string(array.type):
+                    digest.update("\x00".join(array.to_pylist()).encode())
+                else:
+                    digest.update(array.to_numpy(zero_copy_only=False).tobytes())
+
+
+def read_tables(folder: Path, meta: RecordingMeta) -> Recording:
+    """Stream the tables into a recording and validate it.
+
+    Raises:
+        RecordingError: a table lacks a column, has nulls, or its content is inconsistent.
+    """
+    arms = tuple(Arm(**arm.model_dump()) for arm in meta.arms)
+    prices = PriceTable(
+        date=meta.prices.date,
+        note=meta.prices.note,
+        prices={model: Price(**price.model_dump()) for model, price in meta.prices.usd_per_million_tokens.items()},
+    )
+    node_names, edge_names = tuple(meta.node_signal_names), tuple(meta.edge_signal_names)
+    counts = meta.counts
+    graph = TransitionGraph(
+        n_tasks=counts.tasks,
+        n_arms=len(arms),
+        n_actions=len(arms) + len(meta.controls),
+        node_signals=len(node_names),
+        edge_signals=len(edge_names),
+        nodes=counts.nodes,
+        edges=counts.edges,
+    )
+    columns: dict[str, list[str]] = {name: [] for name in _TaskTable}
+    for low, batch in _batches(folder / "tasks.parquet", _TaskTable | {"start": pa.int32()}, counts.tasks):
+        for name in _TaskTable:
+            columns[name].extend(batch[name].to_pylist())
+        graph.task_start[low : low + len(batch)] = batch["start"].to_numpy()
+    try:
+        tasks = TaskSet(
+            ids=tuple(columns["id"]),
+            prompts=tuple(columns["prompt"]),
+            references=tuple(columns["reference"]),
+            splits=tuple(columns["split"]),
+        )
+    except RoutegymError as error:
+        raise RecordingError(f"{folder / 'tasks.parquet'}: {error}") from error
+
+    node_fields = _NodeTable | {"text": pa.string()} | _signal_fields(node_names)
+    texts = []
+    for _, batch in _batches(folder / "nodes.parquet", node_fields, counts.nodes):
+        status = batch["status"].to_numpy()
+        graph.append_nodes(
+            task=batch["task"].to_numpy(),
+            step=batch["step"].to_numpy(),
+            status=status,
+            score=batch["score"].to_numpy(zero_copy_only=False),
+            signals=_signal_matrix(batch, node_names),
+            reserve_usd=np.where((status == OPEN)[:, None], np.inf, np.nan).repeat(graph.n_actions, axis=1),
+        )
+        texts.append(batch["text"])
+
+    edge_fields = _EdgeTable | _Measured | _signal_fields(edge_names)
+    path = folder / "edges.parquet"
+    node, action = np.zeros(counts.edges, dtype=np.int32), np.zeros(counts.edges, dtype=np.int16)
+    records = np.zeros(counts.edges, dtype=edge_dtype(len(edge_names)))
+    for low, batch in _batches(path, edge_fields, counts.edges):
+        part = slice(low, low + len(batch))
+        node[part], action[part] = batch["node"].to_numpy(), batch["action"].to_numpy()
+        rows = records[part]
+        rows["next"] = batch["next"].to_numpy()
+        for column, kind in enumerate(TOKEN_KINDS):
+            rows["tokens"][:, column] = batch[kind].to_numpy()
+        for name in _Measured:
+            rows[name] = batch[name].to_numpy()
+        rows["signals"] = _signal_matrix(batch, edge_names)
+        rows["cost_usd"], rows["reserve_usd"] = edge_costs(prices, arms, action[part], rows["tokens"])
+    _check_order(path, node, action, counts.nodes, graph.n_actions)
+    graph.append_edges(node, action, records)
+    graph.set_reserves()
+    recording = Recording(
+        name=meta.name,
+        kind=meta.kind,
+        arms=arms,
+        controls=tuple(meta.controls),
+        prices=prices,
+        tasks=tasks,
+        graph=graph,
+        texts=Texts(pa.chunked_array(texts, type=pa.string())),
+        node_signal_names=node_names,
+        edge_signal_names=edge_names,
+        provenance=meta.provenance,
+        cost_scale_usd=meta.cost_scale_usd,
+        budget_range_usd=meta.budget_range_usd,
+        content_hash=meta.content_hash,
+    )
+    validate_graph(recording, str(folder))
+    return recording
+
+
+def _check_order(
+    path: Path, node: npt.NDArray[Any], action: npt.NDArray[Any], n_nodes: int, n_actions: int
+) -> None:
+    for name, value, limit in (("node", node, n_nodes), ("action", action, n_actions)):
+        bad = (value < 0) | (value >= limit)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise RecordingError(
+                f"{path}, row {row}: {name} = {value[row]}; expected 0 to {limit - 1}; rebuild the recording"
+            )
+    unsorted = (np.diff(node) < 0) | ((np.diff(node) == 0) & (np.diff(action) < 0))
+    if unsorted.any():
+        row = int(np.argmax(unsorted)) + 1
+        raise RecordingError(
+            f"{path}, row {row}: node {node[row]}, action {action[row]} comes after node {node[row - 1]}, action "
+            f"{action[row - 1]}; expected rows sorted by node and action; sort the edges"
+        )
+
+
+def _signal_matrix(batch: pa.RecordBatch, names: tuple[str, ...]) -> npt.NDArray[np.float32]:
+    columns = [batch[f"signal_{name}"].to_numpy() for name in names]
+    return np.stack(columns, axis=1) if columns else np.zeros((len(batch), 0), dtype=np.float32)
+
+
+def _batches(path: Path, fields: dict[str, pa.DataType], rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """(first row, batch) over a table whose columns, types and length are checked first."""
+    try:
+        with pq.ParquetFile(path, memory_map=True) as file:
+            found = {field.name: field.type for field in file.schema_arrow}
+            for name, kind in fields.items():
+                if found.get(name) != kind:
+                    raise RecordingError(
+                        f"{path}: column {name!r} is {found.get(name, 'missing')}; expected {kind}; "
+                        "rebuild the recording"
+                    )
+            if file.metadata.num_rows != rows:
+                raise RecordingError(
+                    f"{path}: {file.metadata.num_rows} rows, meta.json says {rows}; copy or rebuild the recording"
+                )
+            low = 0
+            for batch in file.iter_batches(batch_size=_ROWS, columns=list(fields)):
+                for name in fields:
+                    if batch[name].null_count:
+                        raise RecordingError(f"{path}: column {name!r} has empty cells; fill or drop those rows")
+                yield low, batch
+                low += len(batch)
+    except pa.ArrowException as error:
+        raise RecordingError(f"{path}: not a readable Parquet file ({error}); copy or rebuild it") from error

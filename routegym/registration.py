@@ -1,0 +1,28 @@
+"""The environment ids, registered with string entry points so that nothing heavy is loaded."""
+
+from __future__ import annotations
+
+from gymnasium.envs.registration import register, registry
+
+__all__ = ["ENV_IDS", "register_envs"]
+
+_FAMILIES = {
+    "routegym/SingleCall-v0": "single_call:SingleCall",
+    "routegym/Cascade-v0": "cascade:Cascade",
+    "routegym/AgentSteps-v0": "agent_steps:AgentSteps",
+}
+
+#: Every id that ``import routegym`` registers.
+ENV_IDS = tuple(_FAMILIES)
+
+
+def register_envs() -> None:
+    """Register every id once."""
+    for name, place in _FAMILIES.items():
+        if name not in registry:
+            register(
+                name,
+                entry_point=f"routegym.envs.{place}Env",
+                vector_entry_point=f"routegym.envs.{place}VectorEnv",
+                kwargs={"lambda_": 0.2},
+            )

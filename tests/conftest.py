@@ -1,0 +1,14 @@
+"""What holds for every test: one thread per process, no network, no window, no account."""
+
+from __future__ import annotations
+
+import os
+
+# Set before anything imports numpy's or torch's thread pools. pytest-xdist already fills the cores with
+# processes, and results must not depend on how many threads a machine offers.
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ[name] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["WANDB_MODE"] = "disabled"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
