@@ -2,7 +2,7 @@
 
 All read the flat observation through `ObservationLayout`, never choose a masked action, and know nothing of
 the answers' correctness. Where the environment has a control action (``accept`` in a cascade), a strategy
-that has no rule for it takes it as soon as it is legal: one call is all it wants.
+that has no rule for it takes it after the first call: that is all it wants.
 """
 
 from __future__ import annotations
@@ -64,11 +64,14 @@ class _Baseline:
             return np.asarray(action_masks, dtype=bool)
         return np.asarray(observation[:, self.layout.columns["affordable"]] > 0.5)
 
-    def _stop_if_legal(self, masks: _Masks) -> _Masks:
-        return masks[:, self.stop] if self.stop is not None else np.zeros(len(masks), dtype=bool)
+    def _may_stop(self, observation: _Observation, masks: _Masks) -> _Masks:
+        """Where the control action is legal and there is something to stop at: a call was made."""
+        if self.stop is None:
+            return np.zeros(len(masks), dtype=bool)
+        return masks[:, self.stop] & (observation[:, self.layout.columns["step"].start] > 0)
 
     def _pay(self, arms: _Actions, masks: _Masks, stop: _Masks) -> _Actions:
-        """The wanted arms or what can be paid instead; the control action where `stop`, or no arm is legal."""
+        """The wanted arms or what can be paid instead; the control action if `stop` or no arm is legal."""
         wanted = self._fallback[arms]  # (N, n_arms)
         legal = np.take_along_axis(masks[:, : self.n_arms], wanted, axis=1)
         chosen = np.take_along_axis(wanted, legal.argmax(axis=1)[:, None], axis=1)[:, 0]
@@ -128,7 +131,7 @@ class AlwaysArm(_Baseline):
     ) -> tuple[_Actions, Any]:
         """See `Policy.predict`."""
         masks = self._masks(observation, action_masks)
-        return self._pay(np.full(len(masks), self.arm), masks, self._stop_if_legal(masks)), state
+        return self._pay(np.full(len(masks), self.arm), masks, self._may_stop(observation, masks)), state
 
 
 class FirstLargeK(_Baseline):
@@ -158,7 +161,7 @@ class FirstLargeK(_Baseline):
         masks = self._masks(observation, action_masks)
         calls, _ = _begin(len(masks), state, episode_start)
         arms = np.where(calls < self.k, self.large, self.small)
-        return self._pay(arms, masks, self._stop_if_legal(masks)), calls + 1
+        return self._pay(arms, masks, self._may_stop(observation, masks)), calls + 1
 
 
 class ConfidenceCascade(_Baseline):
@@ -201,7 +204,7 @@ class ConfidenceCascade(_Baseline):
         rung, start = _begin(len(masks), state, episode_start)
         doubt = ~start & (observation[:, self._column] < np.float32(self.threshold))
         last = rung == len(self.ladder) - 1
-        accept = self._stop_if_legal(masks) & ~start & (~doubt | last)
+        accept = self._may_stop(observation, masks) & ~start & (~doubt | last)
         rung = np.where(doubt & ~last, rung + 1, rung)
         return self._pay(self.ladder[rung], masks, accept), rung
 
@@ -236,7 +239,8 @@ class RandomMixture(_Baseline):
         low, high = sorted((first_usd, second_usd))
         if not low <= mean_usd <= high or low == high:
             raise ConfigError(
-                f"mean_usd = {mean_usd!r}; expected a cost between those of two different arms, {low!r} and {high!r}"
+                f"mean_usd = {mean_usd!r}; expected a cost between those of two different arms, "
+                f"{low!r} and {high!r}"
             )
         return (mean_usd - first_usd) / (second_usd - first_usd)
 
@@ -252,4 +256,4 @@ class RandomMixture(_Baseline):
         masks = self._masks(observation, action_masks)
         drawn, start = _begin(len(masks), state, episode_start)
         drawn = np.where(start, self._rng.random(len(masks)) < self.share, drawn).astype(np.int64)
-        return self._pay(self.arms[drawn], masks, self._stop_if_legal(masks)), drawn
+        return self._pay(self.arms[drawn], masks, self._may_stop(observation, masks)), drawn

@@ -3,8 +3,8 @@
     python scripts/train_pool.py                       # every model, one after another
     python scripts/train_pool.py --model small --seed 0
 
-Writes ``routegym/data/pool/<model>/config.json``, ``model.safetensors`` (weights rounded to float16) and
-``training.json`` (what the pool file says about the training).
+Writes ``routegym/data/pool/<model>/config.json`` and ``model.safetensors`` (weights rounded to float16) and
+brings ``routegym/data/pool/pool.json`` (arms, prices, training facts) up to date.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from rich.progress import track
 from safetensors.torch import save_file
 from torch.nn import functional
-from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from routegym.pool.codec import (
+    ANSWER_TOKENS,
     END,
     PROMPT_TOKENS,
     VOCABULARY,
@@ -32,9 +34,29 @@ from routegym.pool.codec import (
     encode_operations,
 )
 from routegym.pool.levels import sample_operations
+from routegym.pool.pool import POOL_SCHEMA
 from routegym.tasks.arithmetic import LEVELS
 
 DATA = Path(__file__).resolve().parents[1] / "routegym" / "data" / "pool"
+
+PRICE_DATE = "2026-11-22"
+
+_DIRECT = {"tier": "direct", "template": "direct", "samples": 1, "temperature": 0.0}
+_VOTE5 = {"tier": "vote5", "template": "direct", "samples": 5, "temperature": 1.0}
+_WRITTEN = {"tier": "written", "template": "written", "samples": 1, "temperature": 0.0}
+#: The arms, cheapest first.
+ARMS: list[dict[str, Any]] = [
+    {"model": model, **tier, "max_completion_tokens": tokens}
+    for model, tier, tokens in (
+        ("nano", _DIRECT, ANSWER_TOKENS),
+        ("times", _DIRECT, ANSWER_TOKENS),
+        ("small", _DIRECT, ANSWER_TOKENS),
+        ("small", _VOTE5, 5 * ANSWER_TOKENS),
+        ("medium", _DIRECT, ANSWER_TOKENS),
+        ("large", _DIRECT, ANSWER_TOKENS),
+        ("large", _WRITTEN, WRITTEN_TOKENS),
+    )
+]
 
 LOG_EVERY = 250
 LOG_OPERATIONS = 300
@@ -66,9 +88,9 @@ RECIPES: dict[str, Recipe] = {
         width=24,
         layers=2,
         heads=2,
-        levels={"add1": 1, "sub1": 1, "mul1": 1, "add2": 2, "sub2": 2, "add3": 0.4, "sub3": 0.4},
+        levels={"add1": 1, "sub1": 1, "mul1": 1, "add2": 2, "sub2": 2, "add3": 0.06, "sub3": 0.06},
         written=0.0,
-        steps=4000,
+        steps=2500,
         batch=512,
         learning_rate=6e-3,
     ),
@@ -78,7 +100,7 @@ RECIPES: dict[str, Recipe] = {
         heads=4,
         levels={"mul1": 1, "mul2": 2, "mul3": 4},
         written=0.0,
-        steps=5000,
+        steps=4000,
         batch=512,
         learning_rate=5e-3,
     ),
@@ -86,9 +108,9 @@ RECIPES: dict[str, Recipe] = {
         width=64,
         layers=2,
         heads=4,
-        levels={"add1": 1, "sub1": 1, "mul1": 1, "add2": 2, "sub2": 2, "mul2": 1, "add3": 2, "sub3": 2},
+        levels={"add1": 1, "sub1": 1, "mul1": 1, "add2": 2, "sub2": 2, "mul2": 2, "add3": 0.4, "sub3": 0.4},
         written=0.0,
-        steps=4000,
+        steps=3000,
         batch=256,
         learning_rate=4e-3,
     ),
@@ -98,7 +120,7 @@ RECIPES: dict[str, Recipe] = {
         heads=4,
         levels={"add1": 1, "sub1": 1, "mul1": 1, "add2": 2, "sub2": 2, "mul2": 2, "add3": 3, "sub3": 3, "mul3": 2},
         written=0.0,
-        steps=4500,
+        steps=3500,
         batch=256,
         learning_rate=2e-3,
     ),
@@ -108,7 +130,7 @@ RECIPES: dict[str, Recipe] = {
         heads=4,
         levels={"add1": 1, "sub1": 1, "mul1": 1, "add2": 2, "sub2": 2, "mul2": 2, "add3": 3, "sub3": 3, "mul3": 4},
         written=0.25,
-        steps=3000,
+        steps=2800,
         batch=256,
         learning_rate=1.2e-3,
     ),
@@ -150,7 +172,7 @@ def sequences(
     return np.concatenate([encode_operations(a, op, b, template), encode_answers(a, op, b, template)], axis=1)
 
 
-def train(name: str, recipe: Recipe, seed: int, out: Path) -> None:
+def train(name: str, recipe: Recipe, seed: int, out: Path) -> dict[str, object]:
     """Train one model and write it to `out`."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -160,8 +182,7 @@ def train(name: str, recipe: Recipe, seed: int, out: Path) -> None:
         model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True
     )
     started = time.perf_counter()
-    progress = tqdm(range(recipe.steps), desc=name, mininterval=10)
-    for step in progress:
+    for step in track(range(recipe.steps), description=name):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step)
         template = "written" if rng.random() < recipe.written else "direct"
@@ -174,15 +195,40 @@ def train(name: str, recipe: Recipe, seed: int, out: Path) -> None:
         optimizer.zero_grad()
         if (step + 1) % LOG_EVERY == 0 or step + 1 == recipe.steps:
             seconds = time.perf_counter() - started
-            progress.write(f"{name} {step + 1} {seconds:.0f}s loss {loss.item():.4f} {accuracies(model, recipe)}")
+            print(f"{name} {step + 1} {seconds:.0f}s loss {loss.item():.4f} {accuracies(model, recipe)}")
     save(model, out)
-    facts: dict[str, object] = {
-        "command": f"python scripts/train_pool.py --model {name} --seed {seed}",
-        "seed": seed,
-        "seconds": round(time.perf_counter() - started, 1),
-        "recipe": asdict(recipe),
+    return {
+        "folder": out.name,
+        "parameters": sum(weights.numel() for weights in model.parameters()),
+        "training": {
+            "command": f"python scripts/train_pool.py --model {name} --seed {seed}",
+            "seed": seed,
+            "seconds": round(time.perf_counter() - started, 1),
+            "recipe": asdict(recipe),
+        },
     }
-    (out / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def update_pool_file(path: Path, trained: dict[str, object]) -> None:
+    """Put newly trained models into the pool file, with the arms and prices of all its models."""
+    models: dict[str, Any] = json.loads(path.read_text())["models"] if path.exists() else {}
+    models = {name: {**models, **trained}[name] for name in RECIPES if name in models or name in trained}
+    prices = {}
+    for name, entry in models.items():
+        prompt = entry["parameters"] / 100_000
+        prices[name] = {"prompt": prompt, "cached": prompt / 10, "completion": 4 * prompt, "reasoning": 4 * prompt}
+    content = {
+        "schema_version": POOL_SCHEMA,
+        "about": "Arithmetic modulo 1000 by small GPT-2 models trained for routegym by scripts/train_pool.py.",
+        "models": models,
+        "arms": [arm for arm in ARMS if arm["model"] in models],
+        "prices": {
+            "date": PRICE_DATE,
+            "note": "nominal: proportional to the number of parameters",
+            "usd_per_million_tokens": prices,
+        },
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def save(model: GPT2LMHeadModel, out: Path) -> None:
@@ -222,7 +268,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DATA, help="folder to write to (default: the package's)")
     arguments = parser.parse_args()
     for name in arguments.model or RECIPES:
-        train(name, RECIPES[name], arguments.seed, arguments.out / name)
+        trained = train(name, RECIPES[name], arguments.seed, arguments.out / name)
+        update_pool_file(arguments.out / "pool.json", {name: trained})
 
 
 if __name__ == "__main__":

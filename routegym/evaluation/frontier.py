@@ -60,8 +60,10 @@ def hull(costs: npt.ArrayLike, scores: npt.ArrayLike) -> Frontier:
         while len(kept_x) > 1 and (kept_y[-1] - kept_y[-2]) * (cost - kept_x[-2]) <= (score - kept_y[-2]) * (
             kept_x[-1] - kept_x[-2]
         ):
-            kept_x.pop(), kept_y.pop()
-        kept_x.append(cost), kept_y.append(score)
+            kept_x.pop()
+            kept_y.pop()
+        kept_x.append(cost)
+        kept_y.append(score)
     return Frontier(np.array(kept_x), np.array(kept_y))
 
 

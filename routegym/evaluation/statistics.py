@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from routegym.errors import ConfigError
 from routegym.evaluation.frontier import aiq, gap_closed, hull
+
+if TYPE_CHECKING:
+    from routegym.evaluation.rollout import EpisodeTable
 
 __all__ = ["Interval", "Sweep", "aiq_difference", "bootstrap", "gap_closed_interval", "score_bands"]
 
@@ -40,6 +44,14 @@ class Sweep:
                 )
             if not np.isfinite(values).all():
                 raise ConfigError(f"sweep: {name} holds NaN or inf; expected the outcome of every task")
+
+    @classmethod
+    def of(cls, tables: Sequence[Sequence[EpisodeTable]]) -> Sweep:
+        """A sweep from the episodes played, ``tables[seed][point]``, each over the same tasks."""
+        return cls(
+            scores=np.array([[table.score for table in row] for row in tables]),
+            costs=np.array([[table.cost_usd for table in row] for row in tables]),
+        )
 
     def points(self) -> Points:
         """Mean cost and score of each operating point over tasks and seeds, float64 (points,) each."""

@@ -63,6 +63,13 @@ class Texts(Sequence[str]):
             yield from self._column.to_pylist()
         yield from self._tail
 
+    def arrow(self) -> pa.ChunkedArray:
+        """All texts as one Arrow column."""
+        import pyarrow as pa
+
+        known = [] if self._column is None else self._column.chunks
+        return pa.chunked_array([*known, pa.array(self._tail, pa.string())], type=pa.string())
+
     def extend(self, texts: Iterable[str]) -> None:
         """Add the texts of fresh nodes."""
         self._tail.extend(texts)
@@ -210,9 +217,15 @@ class Recording:
             self.content_hash = storage.write_tables(self, draft)
             meta = self._meta() | {"files": {name: _sha256(draft / name) for name in _FILES}}
             (draft / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+            replaced = Path(folder) / "replaced"
             if target.exists():
-                os.replace(target, Path(folder) / "replaced")
-            os.replace(draft, target)
+                os.replace(target, replaced)
+            try:
+                os.replace(draft, target)
+            except OSError:
+                if replaced.exists():
+                    os.replace(replaced, target)
+                raise
         return target
 
     @classmethod

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -33,7 +35,7 @@ _Measured = {"latency_s": pa.float32(), "flops": pa.float64()}
 _TaskTable = {"id": pa.string(), "prompt": pa.string(), "reference": pa.string(), "split": pa.string()}
 
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class _Strict(BaseModel):
@@ -44,7 +46,7 @@ class _Arm(_Strict):
     model: str
     tier: str
     parameters: Count
-    max_completion_tokens: Annotated[int, Field(gt=0)] | None
+    max_completion_tokens: Annotated[int, Field(gt=0, lt=2**31)] | None
 
 
 class _Price(_Strict):
@@ -61,9 +63,9 @@ class _Prices(_Strict):
 
 
 class _Counts(_Strict):
-    tasks: Annotated[int, Field(ge=1)]
-    nodes: Annotated[int, Field(ge=1)]
-    edges: Count
+    tasks: Annotated[int, Field(ge=1, lt=2**31)]
+    nodes: Annotated[int, Field(ge=1, lt=2**31)]
+    edges: Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class RecordingMeta(_Strict):
@@ -97,7 +99,7 @@ def read_meta(folder: Path) -> RecordingMeta:
         raise RecordingError(f"{path}: no such file; a recording is a folder with meta.json and three Parquet tables")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # also numbers too long and nesting too deep for Python
         raise RecordingError(f"{path}: not valid JSON ({error}); copy or rebuild the recording") from None
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA_VERSION:
@@ -118,9 +120,16 @@ def read_meta(folder: Path) -> RecordingMeta:
 
 
 def write_tables(recording: Recording, folder: Path) -> str:
-    """Write the three tables and return the content hash of what they hold."""
+    """Write the three tables and return the content hash of what they hold.
+
+    Situations are numbered anew by task, step and text, so that the files and their hash do not depend on the
+    order in which a recording has grown.
+    """
     graph, digest = recording.graph, hashlib.sha256()
     tasks = recording.tasks
+    by_name = _canonical_order(recording)
+    number = np.empty(graph.n_nodes, dtype=np.int32)
+    number[by_name] = np.arange(graph.n_nodes, dtype=np.int32)
     _write(
         folder / "tasks.parquet",
         _TaskTable | {"start": pa.int32()},
@@ -130,23 +139,24 @@ def write_tables(recording: Recording, folder: Path) -> str:
             "prompt": tasks.prompts[part],
             "reference": tasks.references[part],
             "split": tasks.splits[part],
-            "start": graph.task_start[part],
+            "start": number[graph.task_start[part]],
         },
         digest,
     )
-    texts = iter(recording.texts)
+    texts = recording.texts.arrow().take(pa.array(by_name))
     _write(
         folder / "nodes.parquet",
         _NodeTable | {"text": pa.string()} | _signal_fields(recording.node_signal_names),
         graph.n_nodes,
         lambda part: {
-            **{name: graph.nodes[name][part] for name in _NodeTable},
-            "text": [next(texts) for _ in range(part.stop - part.start)],
-            **_signal_columns(recording.node_signal_names, graph.node_signals[part]),
+            **{name: graph.nodes[name][by_name[part]] for name in _NodeTable},
+            "text": texts.slice(part.start, part.stop - part.start).to_pylist(),
+            **_signal_columns(recording.node_signal_names, graph.node_signals[by_name[part]]),
         },
         digest,
     )
     node, action = graph.edge_sources()
+    node = number[node]
     order = np.lexsort((action, node))  # stable: samples keep their order
     node, action = node[order], action[order]
     _write(
@@ -156,7 +166,7 @@ def write_tables(recording: Recording, folder: Path) -> str:
         lambda part: {
             "node": node[part],
             "action": action[part],
-            "next": graph.edges["next"][order[part]],
+            "next": number[graph.edges["next"][order[part]]],
             **{kind: graph.edges["tokens"][order[part], column] for column, kind in enumerate(TOKEN_KINDS)},
             **{name: graph.edges[name][order[part]] for name in _Measured},
             **_signal_columns(recording.edge_signal_names, graph.edges["signals"][order[part]]),
@@ -165,6 +175,14 @@ def write_tables(recording: Recording, folder: Path) -> str:
     )
     digest.update(json.dumps([recording.kind, list(recording.action_names)]).encode())
     return digest.hexdigest()
+
+
+def _canonical_order(recording: Recording) -> npt.NDArray[np.int64]:
+    """Node ids sorted by task, step and text."""
+    graph = recording.graph
+    columns = {"task": graph.node_task.copy(), "step": graph.node_step.copy(), "text": recording.texts.arrow()}
+    order = pc.sort_indices(pa.table(columns), sort_keys=[(name, "ascending") for name in columns])
+    return order.to_numpy(zero_copy_only=False).astype(np.int64)  # type: ignore[no-any-return]
 
 
 def _signal_fields(names: tuple[str, ...]) -> dict[str, pa.DataType]:
@@ -201,25 +219,39 @@ def read_tables(folder: Path, meta: RecordingMeta) -> Recording:
     Raises:
         RecordingError: a table lacks a column, has nulls, or its content is inconsistent.
     """
-    arms = tuple(Arm(**arm.model_dump()) for arm in meta.arms)
-    prices = PriceTable(
-        date=meta.prices.date,
-        note=meta.prices.note,
-        prices={model: Price(**price.model_dump()) for model, price in meta.prices.usd_per_million_tokens.items()},
-    )
+    try:
+        arms = tuple(Arm(**arm.model_dump()) for arm in meta.arms)
+        usd = meta.prices.usd_per_million_tokens
+        prices = PriceTable(
+            date=meta.prices.date,
+            note=meta.prices.note,
+            prices={model: Price(**price.model_dump()) for model, price in usd.items()},
+        )
+        prices.per_token(arms)
+    except RoutegymError as error:
+        raise RecordingError(f"{folder / 'meta.json'}: {error}") from error
     node_names, edge_names = tuple(meta.node_signal_names), tuple(meta.edge_signal_names)
     counts = meta.counts
+    node_fields = _NodeTable | {"text": pa.string()} | _signal_fields(node_names)
+    edge_fields = _EdgeTable | _Measured | _signal_fields(edge_names)
+    tables = (
+        (folder / "tasks.parquet", _TaskTable | {"start": pa.int32()}, counts.tasks),
+        (folder / "nodes.parquet", node_fields, counts.nodes),
+        (folder / "edges.parquet", edge_fields, counts.edges),
+    )
+    for table in tables:  # before any memory is taken for what meta.json says
+        with _open(*table):
+            pass
     graph = TransitionGraph(
         n_tasks=counts.tasks,
         n_arms=len(arms),
         n_actions=len(arms) + len(meta.controls),
         node_signals=len(node_names),
         edge_signals=len(edge_names),
-        nodes=counts.nodes,
-        edges=counts.edges,
+        nodes=counts.nodes,  # room for edges is made once, below: they are most of it
     )
     columns: dict[str, list[str]] = {name: [] for name in _TaskTable}
-    for low, batch in _batches(folder / "tasks.parquet", _TaskTable | {"start": pa.int32()}, counts.tasks):
+    for low, batch in _batches(*tables[0]):
         for name in _TaskTable:
             columns[name].extend(batch[name].to_pylist())
         graph.task_start[low : low + len(batch)] = batch["start"].to_numpy()
@@ -233,9 +265,8 @@ def read_tables(folder: Path, meta: RecordingMeta) -> Recording:
     except RoutegymError as error:
         raise RecordingError(f"{folder / 'tasks.parquet'}: {error}") from error
 
-    node_fields = _NodeTable | {"text": pa.string()} | _signal_fields(node_names)
     texts = []
-    for _, batch in _batches(folder / "nodes.parquet", node_fields, counts.nodes):
+    for _, batch in _batches(*tables[1]):
         status = batch["status"].to_numpy()
         graph.append_nodes(
             task=batch["task"].to_numpy(),
@@ -247,11 +278,10 @@ def read_tables(folder: Path, meta: RecordingMeta) -> Recording:
         )
         texts.append(batch["text"])
 
-    edge_fields = _EdgeTable | _Measured | _signal_fields(edge_names)
     path = folder / "edges.parquet"
     node, action = np.zeros(counts.edges, dtype=np.int32), np.zeros(counts.edges, dtype=np.int16)
     records = np.zeros(counts.edges, dtype=edge_dtype(len(edge_names)))
-    for low, batch in _batches(path, edge_fields, counts.edges):
+    for low, batch in _batches(*tables[2]):
         part = slice(low, low + len(batch))
         node[part], action[part] = batch["node"].to_numpy(), batch["action"].to_numpy()
         rows = records[part]
@@ -309,27 +339,40 @@ def _signal_matrix(batch: pa.RecordBatch, names: tuple[str, ...]) -> npt.NDArray
     return np.stack(columns, axis=1) if columns else np.zeros((len(batch), 0), dtype=np.float32)
 
 
-def _batches(path: Path, fields: dict[str, pa.DataType], rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """(first row, batch) over a table whose columns, types and length are checked first."""
+@contextmanager
+def _open(path: Path, fields: dict[str, pa.DataType], rows: int) -> Iterator[pq.ParquetFile]:
+    """A table whose columns, types and length are as expected."""
     try:
         with pq.ParquetFile(path, memory_map=True) as file:
-            found = {field.name: field.type for field in file.schema_arrow}
+            schema = file.schema_arrow
             for name, kind in fields.items():
-                if found.get(name) != kind:
+                found = [field.type for field in schema if field.name == name]
+                if found != [kind]:
                     raise RecordingError(
-                        f"{path}: column {name!r} is {found.get(name, 'missing')}; expected {kind}; "
+                        f"{path}: column {name!r} is {' and '.join(map(str, found)) or 'missing'}; expected {kind}; "
                         "rebuild the recording"
                     )
             if file.metadata.num_rows != rows:
                 raise RecordingError(
                     f"{path}: {file.metadata.num_rows} rows, meta.json says {rows}; copy or rebuild the recording"
                 )
-            low = 0
-            for batch in file.iter_batches(batch_size=_ROWS, columns=list(fields)):
-                for name in fields:
-                    if batch[name].null_count:
-                        raise RecordingError(f"{path}: column {name!r} has empty cells; fill or drop those rows")
-                yield low, batch
-                low += len(batch)
-    except pa.ArrowException as error:
+            yield file
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise RecordingError(f"{path}: not a readable Parquet file ({error}); copy or rebuild it") from error
+
+
+def _batches(path: Path, fields: dict[str, pa.DataType], rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """(first row, batch) over a table that is checked first."""
+    with _open(path, fields, rows) as file:
+        low = 0
+        for batch in file.iter_batches(batch_size=_ROWS, columns=list(fields)):
+            for name in fields:
+                if batch[name].null_count:
+                    raise RecordingError(f"{path}: column {name!r} has empty cells; fill or drop those rows")
+            batch.validate(full=True)  # text that is no UTF-8 would be met much later
+            if low + len(batch) > rows:
+                break
+            yield low, batch
+            low += len(batch)
+        if low != rows:
+            raise RecordingError(f"{path}: not the {rows} rows that it announces; copy or rebuild the recording")

@@ -11,10 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from transformers import DynamicCache, GPT2LMHeadModel
 
-from routegym.errors import PoolError
+from routegym.errors import MissingExtraError, PoolError
 from routegym.pool.arms import Arm
 from routegym.pool.backend import Request, Response
 from routegym.pool.codec import (
@@ -26,6 +24,12 @@ from routegym.pool.codec import (
     decode,
     encode_prompts,
 )
+
+try:
+    import torch
+    from transformers import DynamicCache, GPT2LMHeadModel
+except ImportError as error:
+    raise MissingExtraError("transformers", "pool") from error
 
 __all__ = ["Sampling", "TransformersBackend"]
 

@@ -34,7 +34,8 @@ MODULUS = 1000
 #: Difficulty levels: operation and number of digits (the larger operand's; for * the first operand's).
 LEVELS = ("add1", "add2", "add3", "sub1", "sub2", "sub3", "mul1", "mul2", "mul3")
 
-_REDUCIBLE = re.compile(r"\(([0-9]{1,3})([-+*])([0-9]{1,3})\)")
+# Not beside another digit or parenthesis: its value would run into what stands there.
+_REDUCIBLE = re.compile(r"(?<![0-9)])\(([0-9]{1,3})([-+*])([0-9]{1,3})\)(?![0-9(])")
 _VALUE = re.compile(r"0|[1-9][0-9]{0,2}")
 _LEVEL_NAMES = {"+": "add", "-": "sub", "*": "mul"}
 _OPERATORS = ("+", "-", "*")

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from routegym.graph.graph import OPEN, TERMINATED, TRUNCATED, TransitionGraph, edge_dtype
+from routegym.graph.recording import Recording
+from routegym.pool.arms import Arm, Price, PriceTable
+from routegym.tasks.taskset import TaskSet
 
 Outcomes = set[tuple[float, float]]
 
@@ -32,8 +35,9 @@ def build_graph(
         score[-3:] = [0.0, rng.integers(0, 5) / 4, 1.0]
         reserve = np.full((per_task, n_actions), np.nan)
         for here in np.flatnonzero(status == OPEN):
+            always = rng.integers(n_actions)  # an open situation has a legal action
             for a in range(n_actions):
-                if rng.random() < 0.15 and here != 0:
+                if rng.random() < 0.15 and a != always:
                     continue
                 n = int(rng.integers(1, samples + 1))
                 cost = rng.choice(prices, size=n)
@@ -82,3 +86,80 @@ def random_graph() -> Callable[..., TransitionGraph]:
 @pytest.fixture
 def enumerate_policies() -> Callable[..., Outcomes]:
     return all_policies
+
+
+def reference_at_cap(graph: TransitionGraph, node: int, budget: float) -> tuple[float, float, float]:
+    """The oracle under a cap by its definition: plain recursion, nothing merged, nothing left out.
+
+    Returns the score, and the least and largest cost of the choices that the definition calls equal.
+    """
+
+    def actions(node: int) -> list[int]:
+        return [a for a in range(graph.n_actions) if not np.isnan(graph.node_reserve[node, a])]
+
+    def samples(node: int, a: int) -> list[tuple[float, int]]:
+        first, count = int(graph.edge_first[node, a]), int(graph.edge_count[node, a])
+        return [
+            (float(graph.edges["cost_usd"][e]), int(graph.edges["next"][e]))
+            for e in range(first, first + count)
+        ]
+
+    def thrift(node: int, a: int) -> float:
+        return float(np.mean([paid + cheapest_end(after) for paid, after in samples(node, a)]))
+
+    def cheapest_end(node: int) -> float:
+        legal = actions(node) if graph.node_status[node] == OPEN else []
+        return min((thrift(node, a) for a in legal), default=0.0)
+
+    def best(node: int, spent: float) -> tuple[float, float, float, float]:
+        if graph.node_status[node] != OPEN:
+            return float(graph.node_score[node]), 0.0, 0.0, 0.0
+        legal = [a for a in actions(node) if spent + graph.node_reserve[node, a] <= budget]
+        if not legal:
+            return 0.0, cheapest_end(node), 0.0, 0.0
+        found = []
+        for a in legal:
+            after = [(paid, best(nxt, spent + paid)) for paid, nxt in samples(node, a)]
+            score = np.mean([value[0] for _, value in after])
+            tie = np.mean([paid + value[1] for paid, value in after])
+            low, high = (float(np.mean([paid + value[k] for paid, value in after])) for k in (2, 3))
+            found.append((round(float(score), 12), float(tie), low, high, a))
+        top = max(value[0] for value in found)
+        if top == 0:
+            found = [(0.0, thrift(node, a), low, high, a) for _, _, low, high, a in found]
+        least = min(value[1] for value in found if value[0] == top)
+        equal = [value for value in found if value[0] == top and value[1] <= least * (1 + 1e-9)]
+        tie = cheapest_end(node) if top == 0 else least
+        return top, tie, min(value[2] for value in equal), max(value[3] for value in equal)
+
+    score, _, low, high = best(node, 0.0)
+    return score, low, high
+
+
+@pytest.fixture
+def reference_oracle() -> Callable[..., tuple[float, float, float]]:
+    return reference_at_cap
+
+
+def recording_of(graph: TransitionGraph) -> Recording:
+    """A recording around a graph without control actions; all tasks are for training."""
+    names = tuple(f"t{i}" for i in range(graph.n_tasks))
+    recording = Recording.empty(
+        name="toy",
+        kind="agent_steps",
+        arms=[Arm(f"m{a}", "direct", 1, 8) for a in range(graph.n_arms)],
+        controls=(),
+        prices=PriceTable("2026-01-01", "toy", {f"m{a}": Price(1, 1, 1, 1) for a in range(graph.n_arms)}),
+        tasks=TaskSet(names, names, names, ("train",) * graph.n_tasks),
+        node_signal_names=("x",),
+        edge_signal_names=("confidence",),
+    )
+    recording.graph = graph
+    recording.texts.extend(["?"] * graph.n_nodes)
+    recording.cost_scale_usd = 1e-5
+    return recording
+
+
+@pytest.fixture
+def as_recording() -> Callable[[TransitionGraph], Recording]:
+    return recording_of
