@@ -109,8 +109,8 @@ class CascadeWorkflow:
         width = len(OPERATION_FEATURES)
         rows[:, :width] = operation_features([state.prompt for state in states])
         for row, state in enumerate(states):
-            if not state.calls:
-                continue
+            if state.closed or not state.calls:
+                continue  # a closed conversation is known by its answer alone, see `encode`
             answers = [answer for _, answer, _ in state.calls]
             scores = [score for _, _, score in state.calls]
             verdict = last_digit_verdict(state.prompt, answers[-1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gymnasium.envs.registration import register, registry
 
-__all__ = ["ENV_IDS", "register_envs"]
+__all__ = ["ENV_IDS", "kind_of", "register_envs"]
 
 _FAMILIES = {
     "routegym/SingleCall-v0": "single_call:SingleCall",
@@ -14,6 +14,11 @@ _FAMILIES = {
 
 #: Every id that ``import routegym`` registers.
 ENV_IDS = tuple(_FAMILIES)
+
+
+def kind_of(env_id: str) -> str:
+    """Kind of recording that an environment takes, also the name of its shipped one."""
+    return _FAMILIES[env_id].partition(":")[0]
 
 
 def register_envs() -> None:

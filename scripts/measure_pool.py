@@ -1,6 +1,6 @@
 """Measure the embedded pool and write the tables of docs/pool.md.
 
-    python scripts/measure_pool.py
+python scripts/measure_pool.py
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def whole_tasks(pool: Pool, arm: Arm, texts: list[str], seed: int) -> float:
     states: list[str | None] = list(texts)
     while True:
         open_steps = [
-            (index, step) for index, text in enumerate(states) if text and (step := next_operation(text)) is not None
+            (index, step)
+            for index, text in enumerate(states)
+            if text and (step := next_operation(text)) is not None
         ]
         if not open_steps:
             break
@@ -136,19 +138,21 @@ def report(pool: Pool, count: int, tasks: int, seed: int) -> str:
             ]
         )
     lines = [
-        f"Command: `python scripts/measure_pool.py --count {count} --tasks {tasks} --seed {seed}`; one thread of "
-        f"{cpu_name()}, torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"Command: `python scripts/measure_pool.py --count {count} --tasks {tasks} --seed {seed}`; "
+        f"one thread of {cpu_name()}, torch {torch.__version__}, transformers {transformers.__version__}, "
         f"numpy {np.__version__}, Python {platform.python_version()}.",
         "",
-        f"Share of right answers, {count:,} operations per level and arm. The last column is the share of {tasks:,} "
-        "generated tasks (3 to 6 operations, all splits) that end right when this arm answers every step.",
+        f"Share of right answers, {count:,} operations per level and arm. The last column is the share of "
+        f"{tasks:,} generated tasks (3 to 6 operations, all splits) that end right when this arm answers "
+        "every step.",
         "",
         *table(["arm", *LEVELS, "whole tasks"], shares),
         f"95 % Wilson intervals of these shares (n = {count:,} each).",
         "",
         *table(["arm", *LEVELS], intervals),
-        "What a call takes, on average over the operations above. The price is USD per million prompt / completion "
-        f"tokens ({pool.prices.note}; {pool.prices.date}); tokens are prompt / cached / completion / reasoning.",
+        "What a call takes, on average over the operations above. The price is USD per million prompt / "
+        f"completion tokens ({pool.prices.note}; {pool.prices.date}); "
+        "tokens are prompt / cached / completion / reasoning.",
         "",
         *table(
             [
@@ -167,7 +171,17 @@ def report(pool: Pool, count: int, tasks: int, seed: int) -> str:
         "How the models were trained (the same machine, one thread; wall seconds include the logged checks).",
         "",
         *table(
-            ["model", "parameters", "layers x width", "steps x batch", "share of levels", "written", "seed", "s", "command"],
+            [
+                "model",
+                "parameters",
+                "layers x width",
+                "steps x batch",
+                "share of levels",
+                "written",
+                "seed",
+                "s",
+                "command",
+            ],
             training,
         ),
     ]
@@ -175,7 +189,9 @@ def report(pool: Pool, count: int, tasks: int, seed: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pool", type=Path, help="pool file (default: the embedded one)")
     parser.add_argument("--count", type=int, default=2000, help="operations per level and arm")
     parser.add_argument("--tasks", type=int, default=1000, help="whole tasks per arm")

@@ -3,7 +3,7 @@
 from routegym.evaluation.frontier import Frontier, aiq, gap_closed, hull, score_at, zero_router
 from routegym.evaluation.oracle import oracle_at_cap, oracle_at_lambda, oracle_frontier
 from routegym.evaluation.plots import Curve, frontier_figure
-from routegym.evaluation.report import budget_table, evaluation_table, summarise
+from routegym.evaluation.report import budget_table, evaluation_table
 from routegym.evaluation.rollout import EpisodeTable, rollout
 from routegym.evaluation.statistics import (
     Interval,
@@ -35,6 +35,5 @@ __all__ = [
     "rollout",
     "score_at",
     "score_bands",
-    "summarise",
     "zero_router",
 ]

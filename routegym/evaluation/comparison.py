@@ -12,6 +12,7 @@ import numpy.typing as npt
 from routegym.core.vector_env import RoutingVectorEnv
 from routegym.errors import ConfigError
 from routegym.evaluation.frontier import aiq, hull
+from routegym.evaluation.plots import Curve
 from routegym.evaluation.oracle import oracle_at_cap, oracle_at_lambda, oracle_frontier
 from routegym.evaluation.rollout import EpisodeTable, rollout
 from routegym.evaluation.statistics import Interval, Sweep, aiq_difference, gap_closed_interval, score_bands
@@ -108,9 +109,25 @@ class Comparison:
             },
         }
 
-    def bands(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """95 % interval of the policy's mean score at each budget."""
-        return score_bands(self.policy)
+    def curves(self) -> list[Curve]:
+        """What `frontier_figure` draws: each fixed strategy as the hull of its points."""
+        low, high = score_bands(self.policy)
+        budgeted = self.policy.points()
+        optimum = self.oracle_cap.points()
+        zero = hull(*self.arms.points())
+        families = {name: sweep for name, sweep in self.fixed.items() if not name.startswith("always ")}
+        hulls = {name: hull(*sweep.points()) for name, sweep in families.items()}
+        return [
+            Curve("oracle, mean budget", *self.oracle_hull, kind="oracle"),
+            Curve("oracle, hard budget", *optimum, kind="oracle"),
+            Curve("learned policy", *budgeted, kind="policy", low=low, high=high),
+            Curve("zero router", zero.costs, zero.scores, kind="zero"),
+            *(Curve(name, found.costs, found.scores, kind="fixed") for name, found in hulls.items()),
+            *(
+                Curve(name, [cost], [score], kind="arm")
+                for name, cost, score in zip(self.action_names, *self.arms.points(), strict=False)
+            ),
+        ]
 
 
 def budget_grid(recording: Recording, count: int = 10) -> npt.NDArray[np.float64]:

@@ -505,8 +505,7 @@ class _Capped:
         lost = best <= _TIE
         tie_cost = np.where(lost[link.state], link.thrift_cost, tie_cost)
         # Sorted by pair, then from the worst choice to the best; of each pair the last one counts.
-        tied = score >= best[link.state] - _TIE
-        order = np.lexsort((-cost, -tie_cost, tied, link.state))
+        order = np.lexsort((-cost, -tie_cost, score >= best[link.state] - _TIE, link.state))
         last = order[np.append(first[1:], n) - 1]
         return best, np.where(lost, self.thrift.cost[link.nodes], tie_cost[last]), cost[last]
 

@@ -75,6 +75,7 @@ def rollout(
     if task.ndim != 1 or not n:
         raise ConfigError(f"tasks have shape {task.shape}; expected (n,) with n >= 1")
     budgets, lambdas = _column("budget_usd", budget_usd, n), _column("lambda_", lambda_, n)
+    seeds = np.random.SeedSequence(seed).generate_state(n)  # number i does not depend on n
     slots = env.num_envs
     n_actions = int(env.action_masks().shape[1])
     score, cost = np.zeros(n), np.zeros(n)
@@ -85,7 +86,7 @@ def rollout(
         playing = episode < n
         episode = np.minimum(episode, n - 1)  # slots left over repeat the last episode and are not read
         observation, _ = env.reset(
-            seed=[_episode_seed(seed, int(i)) for i in episode],
+            seed=seeds[episode].tolist(),
             options={"task_id": task[episode], "budget_usd": budgets[episode], "lambda": lambdas[episode]},
         )
         state, start = None, np.ones(slots, dtype=bool)
@@ -110,10 +111,6 @@ def rollout(
         violations=cost > budgets,
         arm_counts=counts,
     )
-
-
-def _episode_seed(seed: int, episode: int) -> int:
-    return int(np.random.SeedSequence([seed, episode]).generate_state(1, np.uint32)[0])
 
 
 def _column(name: str, values: npt.ArrayLike, n: int) -> npt.NDArray[np.float64]:

@@ -202,6 +202,13 @@ class TransitionGraph:
         self._nodes["floor_usd"][: self.n_nodes] = _floor(self.node_reserve)
         self.version += 1
 
+    def complete_reserves(self, nodes: npt.NDArray[Any], reserve_usd: npt.NDArray[np.float64]) -> None:
+        """Put worst cases (n, n_actions) where those of these nodes are not known."""
+        rows = self._reserve[nodes]
+        self._reserve[nodes] = np.where(np.isinf(rows), reserve_usd, rows)
+        self._nodes["floor_usd"][: self.n_nodes] = _floor(self.node_reserve)
+        self.version += 1
+
     def edge_sources(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """The (node, action) that each edge was recorded for, int32 (n_edges,) each."""
         node, action = (part.astype(np.int32) for part in np.nonzero(self.edge_count))

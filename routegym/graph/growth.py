@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from routegym.errors import RecordingError
+from routegym.errors import ConfigError, RecordingError
 from routegym.graph.graph import OPEN
 from routegym.graph.pricing import edge_records, worst_case_usd
 from routegym.graph.recording import Recording
@@ -18,6 +18,8 @@ from routegym.pool.arms import Arm, PriceTable
 from routegym.pool.backend import Backend, Request, Response
 
 __all__ = ["Expander", "PoolLike", "explore", "start_recording"]
+
+_MOST_SAMPLES = 255  # what `TransitionGraph.edge_count` can hold
 
 
 class PoolLike(Protocol):
@@ -45,6 +47,7 @@ class Expander:
 
     Raises:
         RecordingError: the recording belongs to another workflow or another pool.
+        ConfigError: `samples` names an arm that is not there, or a number that is not 1 to 255.
     """
 
     def __init__(
@@ -65,7 +68,13 @@ class Expander:
                 f"{[arm.name for arm in pool.arms]}; use the pool it was recorded with"
             )
         self.workflow, self.pool, self.recording = workflow, pool, recording
-        self.samples = [int((samples or {}).get(arm.name, 1)) for arm in pool.arms]
+        names = [arm.name for arm in pool.arms]
+        for name, count in (samples or {}).items():
+            if name not in names or not 1 <= count <= _MOST_SAMPLES:
+                raise ConfigError(
+                    f"samples[{name!r}] = {count!r}; expected 1 to {_MOST_SAMPLES} for one of {', '.join(names)}"
+                )
+        self.samples = [(samples or {}).get(name, 1) for name in names]
         self._states: list[Any] = []
         self._node_of: dict[tuple[int, int, str], int] = {}
         self._answers: dict[tuple[str, str, int], Response] = {}
@@ -150,6 +159,11 @@ class Expander:
             texts = list(recording.texts)
             self._states = self.workflow.decode(recording.tasks, task, step, texts)
             self._node_of = {key: node for node, key in enumerate(zip(task, step, texts, strict=True))}
+            # Files have no worst case of what was never recorded; the pool knows it.
+            unknown = np.flatnonzero((graph.node_status == OPEN) & np.isinf(graph.node_reserve).any(axis=1))
+            if len(unknown):
+                known = self._reserve([self._states[node] for node in unknown], graph.node_status[unknown])
+                graph.complete_reserves(unknown, known)
         else:
             states = self.workflow.start(recording.tasks, range(graph.n_tasks))
             graph.task_start[:] = self._intern(states)

@@ -31,6 +31,8 @@ def load_recording(source: str | Path | Recording) -> Recording:
         return source
     if isinstance(source, str) and (_SHIPPED / source / "meta.json").is_file():
         return _load(_SHIPPED / source)
+    if not isinstance(source, (str, Path)):
+        raise RecordingError(f"recording = {source!r}; expected a name, the path of a folder, or a Recording")
     path = Path(source)
     if not path.exists():
         names = shipped_recordings()

@@ -55,6 +55,8 @@ def edge_costs(
     for index, arm in enumerate(arms):
         mine = row == index
         reserve[mine] = worst_case_usd(prices, arm, tokens[mine, :2].sum(axis=1).astype(np.float64))
+    # Sums in another order differ in the last bits: a call that takes all its tokens costs its worst case, no more.
+    cost = np.where(cost <= reserve * (1 + 1e-12), np.minimum(cost, reserve), cost)
     return cost, np.maximum(cost, reserve)
 
 

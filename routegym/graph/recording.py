@@ -30,10 +30,12 @@ from routegym.tasks.taskset import TaskSet
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["SCHEMA_VERSION", "Recording", "Texts"]
+__all__ = ["SCHEMA_VERSION", "TABLES", "Recording", "Texts"]
 
 SCHEMA_VERSION = 1
-_FILES = ("tasks.parquet", "nodes.parquet", "edges.parquet")
+
+#: The files of a recording beside ``meta.json``.
+TABLES = ("tasks.parquet", "nodes.parquet", "edges.parquet")
 
 
 class Texts(Sequence[str]):
@@ -175,7 +177,8 @@ class Recording:
         """
         graph = self.graph
         starts = graph.task_start[self.split("train" if "train" in self.tasks.splits else "all")]
-        floor = float(graph.node_floor[graph.task_start].max())
+        floors = graph.node_floor[graph.task_start]
+        floor = float(floors[np.isfinite(floors)].max(initial=0.0))
         if graph.complete:
             costs = np.array(
                 [
@@ -192,7 +195,7 @@ class Recording:
             low = floor
         if self.cost_scale_usd <= 0:
             self.cost_scale_usd = 1.0  # a pool that costs nothing: any scale gives the same reward
-        low = max(low, floor)
+        low = max(low, floor) or high / 100  # budgets are drawn log-uniformly, so they cannot start at 0
         self.budget_range_usd = (low, max(high, low))
 
     # -- files -------------------------------------------------------------------------------
@@ -215,7 +218,7 @@ class Recording:
             draft = Path(folder) / target.name
             draft.mkdir()
             self.content_hash = storage.write_tables(self, draft)
-            meta = self._meta() | {"files": {name: _sha256(draft / name) for name in _FILES}}
+            meta = self._meta() | {"files": {name: _sha256(draft / name) for name in TABLES}}
             (draft / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
             replaced = Path(folder) / "replaced"
             if target.exists():

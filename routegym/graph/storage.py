@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from routegym.errors import RecordingError, RoutegymError
 from routegym.graph.graph import OPEN, TransitionGraph, edge_dtype
 from routegym.graph.pricing import edge_costs
-from routegym.graph.recording import SCHEMA_VERSION, Recording, Texts
+from routegym.graph.recording import SCHEMA_VERSION, TABLES, Recording, Texts
 from routegym.graph.validate import validate_graph
 from routegym.pool.arms import TOKEN_KINDS, Arm, Price, PriceTable
 from routegym.tasks.taskset import TaskSet
@@ -113,9 +113,20 @@ def read_meta(folder: Path) -> RecordingMeta:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise RecordingError(f"{path}: field {field}: {first['msg']} (got {str(first['input'])[:80]!r})") from None
-    missing = {"tasks.parquet", "nodes.parquet", "edges.parquet"} - set(meta.files)
-    if missing:
-        raise RecordingError(f"{path}: field files: no sha256 for {sorted(missing)}; rebuild the recording")
+    if set(meta.files) != set(TABLES):
+        raise RecordingError(f"{path}: field files: {sorted(meta.files)}; expected a sha256 for each of {TABLES}")
+    low, high = meta.budget_range_usd
+    if low > high:
+        raise RecordingError(f"{path}: field budget_range_usd: {low} > {high}; expected (lowest, highest)")
+    actions = [*(f"{arm.model}/{arm.tier}" for arm in meta.arms), *meta.controls]
+    for field, names in (
+        ("arms and controls", actions),
+        ("node_signal_names", meta.node_signal_names),
+        ("edge_signal_names", meta.edge_signal_names),
+    ):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise RecordingError(f"{path}: field {field}: {twice} occur twice; names must be unique, rename one")
     return meta
 
 

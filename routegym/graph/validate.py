@@ -48,6 +48,12 @@ def validate_graph(recording: Recording, where: str | None = None) -> None:
         ~is_open & ~((score >= 0) & (score <= 1)), "nodes", "score", score, "a score in [0, 1] of an ended situation"
     )
     refuse(is_open & ~np.isnan(score), "nodes", "score", score, "NaN while the situation is open")
+    step = nodes["step"]
+    refuse(step < 0, "nodes", "step", step, "no negative number of calls")
+    if len(recording.texts) != graph.n_nodes:
+        raise RecordingError(
+            f"{where}, nodes: {len(recording.texts)} texts for {graph.n_nodes} situations; give every one a text"
+        )
     signals = graph.node_signals
     for column, name in enumerate(recording.node_signal_names):
         value = signals[:, column]
@@ -70,7 +76,6 @@ def validate_graph(recording: Recording, where: str | None = None) -> None:
     refuse((target < 0) | (target >= graph.n_nodes), "edges", "next", target, f"a node below {graph.n_nodes}")
     refuse(~is_open[source], "edges", "node", source, "an open situation: nothing can be chosen in an ended one")
     refuse(task[target] != task[source], "edges", "next", target, "a situation of the same task")
-    step = nodes["step"]
     refuse(
         step[target] <= step[source],
         "edges",

@@ -32,9 +32,7 @@ class Arm:
 
     def __post_init__(self) -> None:
         if not self.model or not self.tier:
-            raise PoolError(
-                f"arm {self.model!r}/{self.tier!r}: model and tier must not be empty; name both"
-            )
+            raise PoolError(f"arm {self.model!r}/{self.tier!r}: model and tier must not be empty; name both")
         if self.parameters < 0:
             raise PoolError(
                 f"arm {self.name}: parameters = {self.parameters} is negative; give the number of weights"
@@ -65,7 +63,8 @@ class Price:
             value = getattr(self, kind)
             if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
                 raise PriceError(
-                    f"price of {kind} tokens is {value!r}; expected a finite number >= 0 in USD per million tokens"
+                    f"price of {kind} tokens is {value!r}; expected a finite number >= 0 "
+                    "in USD per million tokens"
                 )
 
     def as_array(self) -> npt.NDArray[np.float64]:

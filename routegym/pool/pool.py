@@ -129,16 +129,16 @@ def load_pool(path: str | Path | None = None) -> Pool:
     for index, entry in enumerate(content.arms):
         if entry.model not in models:
             raise PoolError(
-                f"{path}: arms.{index}.model is {entry.model!r}; expected one of {', '.join(models) or 'none'}, "
-                "describe the model under models"
+                f"{path}: arms.{index}.model is {entry.model!r}; "
+                f"expected one of {', '.join(models) or 'none'}, describe the model under models"
             )
-        arms.append(
-            Arm(entry.model, entry.tier, models[entry.model].parameters, entry.max_completion_tokens)
-        )
+        arms.append(Arm(entry.model, entry.tier, models[entry.model].parameters, entry.max_completion_tokens))
     names = [arm.name for arm in arms]
     for index, name in enumerate(names):
         if name in names[:index]:
-            raise PoolError(f"{path}: arms.{index} is {name!r} a second time; model and tier must be unique together")
+            raise PoolError(
+                f"{path}: arms.{index} is {name!r} a second time; model and tier must be unique together"
+            )
     prices = PriceTable(
         content.prices.date,
         content.prices.note,
@@ -187,6 +187,7 @@ def _price(path: Path, model: str, listed: dict[str, float]) -> Price:
     for kind, value in listed.items():
         if not (math.isfinite(value) and value >= 0):
             raise PriceError(
-                f"{path}: prices.usd_per_million_tokens.{model}.{kind} is {value!r}; expected a finite number >= 0"
+                f"{path}: prices.usd_per_million_tokens.{model}.{kind} is {value!r}; "
+                "expected a finite number >= 0"
             )
     return Price(**listed)

@@ -25,9 +25,9 @@ class SimulatedBackend:
     """Simulated answers to arithmetic prompts: right with a known probability, otherwise wrong.
 
     Closed form: an arm answers an operation of level l rightly with probability ``accuracy[arm][l]``,
-    independently for each (arm, prompt, seed) and always alike for the same three. A wrong answer is uniform over
-    the 999 wrong values, or malformed (``"?"``) with probability `malformed`. Every call takes 8 prompt and
-    4 completion tokens; its log-probability is the log of the accuracy.
+    independently for each (arm, prompt, seed) and always alike for the same three. A wrong answer is uniform
+    over the 999 wrong values, or malformed (``"?"``) with probability `malformed`. Every call takes 8 prompt
+    and 4 completion tokens; its log-probability is the log of the accuracy.
 
     Raises:
         PoolError: a probability is outside [0, 1] or a level is missing.
@@ -46,7 +46,8 @@ class SimulatedBackend:
                 value = by_level.get(name)
                 if value is None or not 0 <= value <= 1:
                     raise PoolError(
-                        f"accuracy of arm {arm!r} at level {name!r} is {value!r}; expected a probability in [0, 1]"
+                        f"accuracy of arm {arm!r} at level {name!r} is {value!r}; "
+                        "expected a probability in [0, 1]"
                     )
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
@@ -84,6 +85,7 @@ class SimulatedBackend:
     def _accuracy_of(self, arm: Arm) -> Mapping[str, float]:
         if arm.name not in self.accuracy:
             raise PoolError(
-                f"no simulated accuracy for arm {arm.name!r}; known arms: {', '.join(self.accuracy) or 'none'}"
+                f"no simulated accuracy for arm {arm.name!r}; "
+                f"known arms: {', '.join(self.accuracy) or 'none'}"
             )
         return self.accuracy[arm.name]

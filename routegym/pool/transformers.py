@@ -27,7 +27,8 @@ from routegym.pool.codec import (
 
 try:
     import torch
-    from transformers import DynamicCache, GPT2LMHeadModel
+    from safetensors.torch import load_file
+    from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 except ImportError as error:
     raise MissingExtraError("transformers", "pool") from error
 
@@ -49,10 +50,10 @@ class Sampling:
 class TransformersBackend:
     """Answers arithmetic prompts with the pool's own transformers, in batches.
 
-    An answer depends on the model, the prompt and (where the arm samples) `Request.seed`, and on nothing else:
-    neither the other requests of the batch nor their order. For that, weights stored as float16 are computed
-    in float64, where the last-bit differences between matrix shapes and machines are some 10^10 times too
-    small to turn a choice between two tokens, and random numbers come from a hash of seed and prompt.
+    An answer depends on the model, the prompt and (where the arm samples) `Request.seed`, and on nothing
+    else: neither the other requests of the batch nor their order. For that, weights stored as float16 are
+    computed in float64, where the last-bit differences between matrix shapes and machines are far too small
+    to turn a choice between two tokens, and random numbers come from a hash of seed and prompt.
 
     Args:
         folders: folder of each model, with ``config.json`` and ``model.safetensors``.
@@ -114,15 +115,18 @@ class TransformersBackend:
                 )
             folder = self._folders[name]
             try:
-                model = GPT2LMHeadModel.from_pretrained(
-                    folder, dtype=torch.float64, attn_implementation="eager", local_files_only=True
-                )
+                # Not from_pretrained: it fills what a damaged file lacks with random weights.
+                model = GPT2LMHeadModel(GPT2Config.from_json_file(folder / "config.json"))
+                model.set_attn_implementation("eager")
+                weights = load_file(folder / "model.safetensors")
+                model.load_state_dict({**weights, "lm_head.weight": weights["transformer.wte.weight"]})
             except Exception as error:
                 raise PoolError(
                     f"{folder}: model {name!r} cannot be loaded ({error}); expected config.json and "
                     "model.safetensors of a GPT-2 model, reinstall routegym or train it again"
                 ) from error
-            self._models[name] = model.to(self._device).eval()
+            torch.nn.Module.to(model, device=self._device, dtype=torch.float64)
+            self._models[name] = torch.nn.Module.eval(model)
         return self._models[name]
 
     def _sampling_of(self, arm: Arm) -> Sampling:
@@ -144,7 +148,11 @@ class TransformersBackend:
                 [_uniform(request.seed, request.prompt, sampling.samples, limit) for request in requests]
             )
         tokens, logprobs = self._decode(
-            self.model(arm.model), np.repeat(prompts, sampling.samples, axis=0), limit, sampling.temperature, uniform
+            self.model(arm.model),
+            np.repeat(prompts, sampling.samples, axis=0),
+            limit,
+            sampling.temperature,
+            uniform,
         )
         lengths = _lengths(tokens)
         texts = [decode(row[:length].tolist()) for row, length in zip(tokens, lengths, strict=True)]
@@ -198,7 +206,8 @@ class TransformersBackend:
         step_input = torch.from_numpy(prompts).to(self._device)
         tokens, logprobs = [], []
         for step in range(limit):
-            logits = model(step_input, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]  # (R, V)
+            output = model(step_input, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            logits = output.logits[:, -1]  # (R, V)
             log_p = torch.log_softmax(logits, dim=-1)
             if uniform is None:
                 chosen = logits.argmax(dim=-1)
@@ -215,7 +224,8 @@ class TransformersBackend:
 def _lengths(tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Tokens up to and including the first end token, or all where there is none; shape (R,)."""
     ended = tokens == END
-    return np.where(ended.any(axis=1), ended.argmax(axis=1) + 1, tokens.shape[1]).astype(np.int64)
+    lengths: npt.NDArray[np.int64] = np.where(ended.any(axis=1), ended.argmax(axis=1) + 1, tokens.shape[1])
+    return lengths
 
 
 def _uniform(seed: int, prompt: str, samples: int, limit: int) -> npt.NDArray[np.float64]:

@@ -177,7 +177,7 @@ def _expression(rng: np.random.Generator, operations: int) -> str:
         return f"({_expression(rng, operations - 1)}*{int(rng.integers(2, 10))})"
     size = int(rng.integers(operations))
     left, right = _expression(rng, size), _expression(rng, operations - 1 - size)
-    # Differences that wrap around modulo 1000 are always three digits long and would crowd out the easy steps.
+    # Differences that wrap around modulo 1000 mostly have three digits and would crowd out the easy steps.
     if op == "-" and evaluate(left) < evaluate(right) and rng.random() < _UNWRAPPED_SHARE:
         left, right = right, left
     return f"({left}{op}{right})"

@@ -50,7 +50,8 @@ def test_any_answers_keep_the_episode_in_range(seed: int, answers: list[int]) ->
     for answer in answers[:count]:
         operation = next_operation(text)
         assert operation is not None
-        assert 0 <= operation.a <= 999 and 0 <= operation.b <= 999
+        assert 0 <= operation.a <= 999
+        assert 0 <= operation.b <= 999
         assert operation.op != "*" or 2 <= operation.b <= 9
         text = substitute(text, operation, answer)
     assert parse_value(text) == answers[count - 1]
@@ -60,7 +61,8 @@ def test_operations_come_leftmost_innermost_first() -> None:
     text = "(((7+58)*3)-(120-41))"
     first = next_operation(text)
     assert first == Operation(7, "+", 58, (2, 8))
-    assert first.prompt == "7+58" and first.value == 65
+    assert first.prompt == "7+58"
+    assert first.value == 65
     assert substitute(text, first, 65) == "((65*3)-(120-41))"
     assert [step.prompt for step in steps_of(text)] == ["7+58", "65*3", "120-41", "195-79"]
     assert evaluate(text) == 116
@@ -98,7 +100,9 @@ def test_values_are_read(text: str) -> None:
     assert parse_value(text) == int(text)
 
 
-@pytest.mark.parametrize("text", ["", " 7", "7 ", "7\n", "007", "00", "1000", "-1", "+1", "1.0", "٣", "²", "1_0", "6?5"])
+@pytest.mark.parametrize(
+    "text", ["", " 7", "7 ", "7\n", "007", "00", "1000", "-1", "+1", "1.0", "٣", "²", "1_0", "6?5"]
+)
 def test_malformed_values_are_not_read(text: str) -> None:
     assert parse_value(text) is None
 
@@ -112,7 +116,7 @@ def test_malformed_expressions_are_refused(text: str) -> None:
 def test_substitution_outside_the_range_is_refused() -> None:
     operation = next_operation("(1+2)")
     assert operation is not None
-    with pytest.raises(TaskError, match="value 1000 is outside 0..999"):
+    with pytest.raises(TaskError, match="value 1000 is outside"):
         substitute("(1+2)", operation, 1000)
 
 
@@ -133,7 +137,9 @@ def test_neighbouring_seeds_share_no_tasks() -> None:
 
 def test_easy_and_hard_steps_occur_together() -> None:
     levels = [{level(step) for step in steps_of(text)} for text in generate_tasks(500).prompts]
-    mixed = sum(any(name[-1] == "3" for name in names) and any(name[-1] != "3" for name in names) for names in levels)
+    mixed = sum(
+        any(name[-1] == "3" for name in names) and any(name[-1] != "3" for name in names) for names in levels
+    )
     assert mixed > 0.6 * len(levels)
     assert set().union(*levels) == set(LEVELS)
 

@@ -40,8 +40,14 @@ def test_lists_become_tuples() -> None:
         ({"ids": ("a", "", "c")}, "an id is empty"),
         ({"references": ("2",)}, "1 references for 3 ids"),
         ({"prompts": ("1+1",) * 4}, "4 prompts for 3 ids"),
-        ({"splits": ("train", "dev", "test")}, "task 'b': unknown split 'dev'; expected one of train, val, test"),
-        ({"prompts": ("1+1", "1+1", "3+3")}, "task 'b': prompt '1\\+1' is in split 'val' and also in 'train'"),
+        (
+            {"splits": ("train", "dev", "test")},
+            "task 'b': unknown split 'dev'; expected one of train, val, test",
+        ),
+        (
+            {"prompts": ("1+1", "1+1", "3+3")},
+            "task 'b': prompt '1\\+1' is in split 'val' and also in 'train'",
+        ),
     ],
 )
 def test_bad_task_sets_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -54,7 +60,7 @@ def test_a_prompt_may_repeat_within_a_split() -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(TaskError, match="unknown task 'arith-00001'.*did you mean 'arith-00007'"):
+    with pytest.raises(TaskError, match=r"unknown task 'arith-00001'.*did you mean 'arith-00007'"):
         make(ids=("arith-00007", "b", "c")).index("arith-00001")
     with pytest.raises(TaskError, match="unknown split 'dev'"):
         make().in_split("dev")

@@ -1,0 +1,46 @@
+"""``routegym doctor``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Doctor"]
+
+_EXTRAS = {
+    "train": ("torch", "stable_baselines3", "sb3_contrib"),
+    "pool": ("torch", "transformers"),
+    "plots": ("matplotlib",),
+    "fast": ("numba",),
+}
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Say which parts of routegym work here, and what to install for those that do not."""
+
+    def run(self) -> None:
+        """Print the report."""
+        import platform
+        from importlib.util import find_spec
+
+        from rich.console import Console
+        from rich.table import Table
+
+        import routegym
+        from routegym.errors import RoutegymError
+        from routegym.graph.library import load_recording, shipped_recordings
+
+        console = Console()
+        console.print(f"routegym {routegym.__version__}, Python {platform.python_version()}, {platform.platform()}")
+        table = Table("part", "state", "remedy")
+        for extra, modules in _EXTRAS.items():
+            missing = [module for module in modules if find_spec(module) is None]
+            state = f"missing: {', '.join(missing)}" if missing else "installed"
+            table.add_row(extra, state, f'pip install "routegym\\[{extra}]"' if missing else "")
+        for name in shipped_recordings():
+            try:
+                recording = load_recording(name)
+                table.add_row(f"recording {name}", f"{recording.graph.n_edges:,} edges, sound", "")
+            except RoutegymError as error:
+                table.add_row(f"recording {name}", str(error), "install routegym again")
+        console.print(table)

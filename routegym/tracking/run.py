@@ -1,0 +1,130 @@
+"""A run folder: what was trained, with what, and what came of it, readable on another machine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from routegym.errors import RunError
+
+__all__ = ["Run", "RunConfig", "versions"]
+
+_PACKAGES = ("routegym", "gymnasium", "numpy", "torch", "stable-baselines3", "sb3-contrib")
+
+
+class RunConfig(BaseModel):
+    """``config.yaml``: everything that decides the result."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["routegym-run-1"] = "routegym-run-1"
+    env: str
+    """Environment id."""
+    recording: str
+    """Name of a shipped recording, or the path of one."""
+    content_hash: str
+    """Of the recording; evaluating on another one is refused."""
+    algo: str
+    hyperparameters: dict[str, Any]
+    seeds: Annotated[list[int], Field(min_length=1)]
+    """One network is trained for each."""
+    budget_usd: Literal["sampled"] | None | float | tuple[float, float]
+    """Hard cap of the training episodes."""
+    lambda_: float | tuple[float, float]
+    """Price of cost in the training reward."""
+    threads: int
+    """Threads of torch; another number gives other rounding and so other weights."""
+    versions: dict[str, str]
+    machine: str
+
+
+class Run:
+    """A run folder.
+
+    Args:
+        path: the folder; it need not exist.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a configuration in the folder."""
+        return (self.path / "config.yaml").is_file()
+
+    def start(self, config: RunConfig) -> None:
+        """Make the folder, or go on in one that holds the same configuration.
+
+        Raises:
+            RunError: the folder holds something else.
+        """
+        if self.started:
+            former = self.config
+            ours, theirs = (c.model_dump(exclude={"versions", "machine"}) for c in (config, former))
+            differ = [name for name in ours if ours[name] != theirs[name]]
+            if differ:
+                raise RunError(
+                    f"{self.path}: holds a run with another {', '.join(differ)}; name another folder with --out, "
+                    "or delete that one"
+                )
+            return
+        if self.path.exists() and any(self.path.iterdir()):
+            raise RunError(f"{self.path}: exists and is not a run folder; name another with --out")
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        (self.path / "config.yaml").write_text(text, encoding="utf-8")
+
+    @property
+    def config(self) -> RunConfig:
+        """The checked configuration.
+
+        Raises:
+            RunError: there is none, or a field is wrong.
+        """
+        path = self.path / "config.yaml"
+        try:
+            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+            return RunConfig.model_validate(raw)
+        except FileNotFoundError:
+            raise RunError(
+                f"{path}: no such file; expected a run folder, such as `routegym train` writes"
+            ) from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise RunError(f"{path}: not valid YAML ({error}); train again or copy the folder anew") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "the whole file"
+            raise RunError(
+                f"{path}: field {field} = {str(first['input'])[:60]!r}: {first['msg']}; train again or correct it"
+            ) from None
+
+    def append(self, metrics: Mapping[str, Any]) -> None:
+        """Add a line to ``metrics.jsonl``."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file, all of it or nothing."""
+        draft = self.path / f".{name}.draft"
+        draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        os.replace(draft, self.path / name)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result; absent ones are left out."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
