@@ -88,6 +88,7 @@ def report(pool: Pool, count: int, tasks: int, seed: int) -> str:
     for arm, price in track(list(zip(pool.arms, prices, strict=True)), description="measuring"):
         share_row, interval_row, malformed = [arm.name], [arm.name], 0
         responses: list[Response] = []
+        pool.backend.generate([Request(arm, "1+1", seed)])  # loads the model
         started = time.perf_counter()
         for level in LEVELS:
             answers = pool.backend.generate([Request(arm, prompt, seed) for prompt in prompts[level]])

@@ -53,6 +53,7 @@ ARMS: list[dict[str, Any]] = [
         ("small", _DIRECT, ANSWER_TOKENS),
         ("small", _VOTE5, 5 * ANSWER_TOKENS),
         ("medium", _DIRECT, ANSWER_TOKENS),
+        ("medium", _WRITTEN, WRITTEN_TOKENS),
         ("large", _DIRECT, ANSWER_TOKENS),
         ("large", _WRITTEN, WRITTEN_TOKENS),
     )
@@ -100,7 +101,7 @@ RECIPES: dict[str, Recipe] = {
         heads=4,
         levels={"mul1": 1, "mul2": 2, "mul3": 4},
         written=0.0,
-        steps=4000,
+        steps=3000,
         batch=512,
         learning_rate=5e-3,
     ),
@@ -129,8 +130,8 @@ RECIPES: dict[str, Recipe] = {
             "sub3": 0.2,
             "mul3": 2,
         },
-        written=0.0,
-        steps=3200,
+        written=0.25,
+        steps=3000,
         batch=256,
         learning_rate=2e-3,
     ),
@@ -171,7 +172,6 @@ def build(recipe: Recipe) -> GPT2LMHeadModel:
         attn_pdrop=0.0,
         bos_token_id=None,
         eos_token_id=END,
-        pad_token_id=END,
     )
     model = GPT2LMHeadModel(config)
     # Faster than the fused kernels at a dozen positions.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -76,32 +75,20 @@ class ObservationLayout:
         """Columns that depend on the situation alone; they come first."""
         return self.columns["arm_reserve"].stop
 
-    def write_dynamic(
-        self,
-        out: npt.NDArray[np.float32],
-        *,
-        legal: npt.NDArray[np.bool_],
-        response_signals: npt.NDArray[np.float32],
-        remaining_usd: npt.NDArray[np.float64],
-        lambda_: npt.NDArray[np.float64],
-        step: npt.NDArray[Any],
-        cost_scale_usd: float,
-    ) -> None:
-        """Fill the columns that change while an episode stays in its situation; all arguments (n, ...)."""
-        places = self.columns
-        out[:, places["edge_signals"]] = response_signals
-        out[:, places["affordable"]] = legal
-        out[:, places["remaining"].start] = 1.0 - cost_scale_usd / (cost_scale_usd + remaining_usd)
-        out[:, places["lambda"].start] = lambda_ / (1.0 + lambda_)
-        out[:, places["step"].start] = step / (step + 4.0)
-
     def as_dict(self, flat: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
         """The groups of flat observations (n, width), as views."""
         return {group: flat[..., place] for group, place in self.columns.items()}
 
 
 def static_features(recording: Recording, nodes: slice) -> npt.NDArray[np.float32]:
-    """Columns of `ObservationLayout` that depend on the situation alone, float32 (n, static_width)."""
+    """Columns of `ObservationLayout` that depend on the situation alone: those that come first, and the last."""
     graph = recording.graph
-    reserve = np.nan_to_num(graph.node_reserve[nodes] / recording.cost_scale_usd, nan=0.0, posinf=1.0)
-    return np.hstack([graph.node_signals[nodes], np.minimum(reserve, 1.0).astype(np.float32)])
+    signals, reserve = graph.node_signals[nodes], graph.node_reserve[nodes]
+    width, n_actions = signals.shape[1], reserve.shape[1]
+    rows = np.empty((len(signals), width + n_actions + 1), dtype=np.float32)
+    rows[:, :width] = signals
+    reserve = np.nan_to_num(reserve / recording.cost_scale_usd, nan=0.0, posinf=1.0)
+    rows[:, width : width + n_actions] = np.minimum(reserve, 1.0)
+    step = graph.node_step[nodes]
+    rows[:, -1] = step / (step + 4.0)
+    return rows

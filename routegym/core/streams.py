@@ -20,14 +20,14 @@ Words = npt.NDArray[np.uint64]
 #: What a draw is for: streams of different purposes never share a number.
 TASK, BUDGET, LAMBDA, SAMPLE = (np.uint64(purpose) for purpose in range(4))
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _S30, _S27, _S31, _S11, _S2 = (np.uint64(shift) for shift in (30, 27, 31, 11, 2))
 
 
 def _mix(words: Words) -> Words:
-    words = (words ^ (words >> _S30)) * _MIX_1
-    words = (words ^ (words >> _S27)) * _MIX_2
+    words = (words ^ (words >> _S30)) * MIX_1
+    words = (words ^ (words >> _S27)) * MIX_2
     return words ^ (words >> _S31)
 
 
@@ -41,11 +41,11 @@ def batch_keys(seed: int | list[int] | npt.NDArray[Any], size: int) -> Words:
     """
     if isinstance(seed, (int, np.integer)):
         root = np.random.SeedSequence(int(seed)).generate_state(1, np.uint64)
-        return _mix(root + _GOLDEN * np.arange(size, dtype=np.uint64))
+        return _mix(root + GOLDEN * np.arange(size, dtype=np.uint64))
     return np.concatenate([batch_keys(int(one), 1) for one in seed])
 
 
 def uniform(keys: Words, purpose: np.uint64, counter: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Uniform numbers in [0, 1), float64, one for each (key, counter)."""
-    words = _mix(keys + _GOLDEN * ((counter.astype(np.uint64) << _S2) + purpose + np.uint64(1)))
+    words = _mix(keys + GOLDEN * ((counter.astype(np.uint64) << _S2) + purpose + np.uint64(1)))
     return (words >> _S11) * 2.0**-53

@@ -13,12 +13,12 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from routegym.core import streams
+from routegym.core import kernels, streams
 from routegym.core.ledger import Ledger, check_budget, check_lambda
-from routegym.core.observation import ObservationLayout, static_features
+from routegym.core.observation import ObservationLayout
 from routegym.core.reward import Reward, reward_function, vector
+from routegym.core.tables import Outcome, Slots, Tables, tables_of
 from routegym.errors import ActionError, BudgetError, ConfigError, MissingEdgeError, TaskError
-from routegym.graph.graph import OPEN, TERMINATED, TRUNCATED
 from routegym.graph.library import load_recording
 from routegym.pool.arms import TOKEN_KINDS
 
@@ -51,7 +51,7 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         autoreset_mode: gymnasium's; with DISABLED use ``reset(options={"reset_mask": ...})``.
         expander: grows the recording where an edge is missing; without one that is an error.
         info: ``"full"``, or ``"lean"`` to leave out what takes time to gather (task ids, text, tokens).
-        copy: False hands out observations in a buffer that the next step overwrites.
+        copy: False hands out observations (final ones too) in buffers that the next step overwrites.
         render_mode: None, ``"ansi"`` or ``"human"``.
 
     ``reset(options=...)`` takes ``task_id`` (id or index), ``budget_usd`` and ``lambda``, one value or one per
@@ -100,12 +100,12 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
             raise ConfigError("expander grows another recording than this env's; pass the same Recording to both")
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = type(self).metadata | {"autoreset_mode": self.autoreset_mode}
-        self._full, self._copy, self._reward = info == "full", copy, reward_function(reward)
+        self._full, self._reward = info == "full", reward_function(reward)
 
         graph = self._graph = self.recording.graph
         self.tasks = self.recording.split(split)
-        self._budget = _sampler(self._budget_range(budget_usd))
-        self._lambda = _sampler(_bounds("lambda_", lambda_, check_lambda))
+        self._budget_bounds = self._budget_range(budget_usd)
+        self._lambda_bounds = _bounds("lambda_", lambda_, check_lambda)
         self.single_action_space = gym.spaces.Discrete(graph.n_actions)
         self.single_observation_space = self._observation_space()
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -117,16 +117,26 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         self.ledger = Ledger(num_envs)
         self.node = graph.task_start[np.zeros(num_envs, dtype=np.int64)].astype(np.int64)
         self.lambda_ = np.zeros(num_envs)
-        self._response_signals = np.zeros((num_envs, len(self.recording.edge_signal_names)), dtype=np.float32)
-        self._ended = np.ones(num_envs, dtype=bool)
-        self._episode = np.zeros(num_envs, dtype=np.int64)
-        self._draws = np.zeros(num_envs, dtype=np.int64)
-        self._keys: npt.NDArray[np.uint64] | None = None
-        self._group = np.arange(num_envs)
         self.routes: list[list[tuple[int, int]]] = [[] for _ in range(num_envs)] if render_mode else []
-        self._static = np.zeros((0, self.layout.static_width), dtype=np.float32)
-        self._buffer = np.zeros((num_envs, self.layout.width), dtype=np.float32)
-        self._version = -1
+        self._slots = Slots(
+            node=self.node,
+            ended=np.ones(num_envs, dtype=bool),
+            spent_usd=self.ledger.spent_usd,
+            budget_usd=self.ledger.budget_usd,
+            lambda_=self.lambda_,
+            response_signals=np.zeros((num_envs, len(self.recording.edge_signal_names)), dtype=np.float32),
+            key=np.zeros(num_envs, dtype=np.uint64),
+            group=np.arange(num_envs),
+            episode=np.zeros(num_envs, dtype=np.int64),
+            draws=np.zeros(num_envs, dtype=np.int64),
+        )
+        self._seeded = False
+        self._everyone = np.arange(num_envs)
+        self._starts = graph.task_start[self.tasks].astype(np.int64)
+        self._kernel = kernels.choose()
+        self._tables: Tables | None = None
+        self._buffers = None if copy else (self._blank(), self._blank())
+        self._finished = self._everyone[:0]  # rows of the second buffer that are not zero
 
     # -- gymnasium ---------------------------------------------------------------------------
     def reset(
@@ -152,12 +162,11 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         if group_size < 1 or self.num_envs % group_size:
             raise ConfigError(f"group_size = {group_size}; expected a divisor of num_envs = {self.num_envs}")
         choice = self._choices(options, slots)
-        if seed is not None or self._keys is None:
+        if seed is not None or not self._seeded:
             self._seed(seed, slots)
         if mask.all():
-            self._group = np.arange(self.num_envs) // group_size * group_size
+            self._slots.group[:] = self._everyone // group_size * group_size
         self._start(slots, **choice)
-        self._sync()
         return self._observe(), self._reset_info(mask)
 
     def step(self, actions: npt.ArrayLike) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -167,59 +176,36 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
             ActionError: an action is out of range or masked, or an episode is over; nothing has changed then.
             MissingEdgeError: the recording has no such edge and there is no expander; nothing has changed.
         """
-        graph, ledger = self._graph, self.ledger
         actions = np.asarray(actions)
-        active = ~self._ended
-        everyone = bool(active.all())
-        self._check(actions, active, everyone)
-        node = self.node
-        action = actions if everyone else np.where(active, actions, 0)
-        place = node * graph.n_actions + action
-        refused = ledger.reserve(graph.node_reserve.reshape(-1).take(place), active)
-        if refused.any():
-            self._refuse(int(np.argmax(refused)), actions)
-        edge = graph.edge_first.reshape(-1).take(place)
-        if edge.min() < 0:
-            edge = self._grow(edge, place, active)
-            graph = self._graph
-        if graph.max_samples > 1:
-            edge = edge + self._sample(place)
-
-        record = graph.edges.take(edge)
-        cost = record["cost_usd"]
-        landing = record["next"].astype(np.int64)
-        if not everyone:
-            cost, landing = np.where(active, cost, 0.0), np.where(active, landing, node)
-        ledger.settle(cost)
-        self.node = landing
-        self._response_signals = record["signals"]
-        self._draws += active
-        after = graph.nodes.take(landing)
-        status = after["status"]
-        bankrupt = (status == OPEN) & ~ledger.admits(after["floor_usd"])
-        terminated = ((status == TERMINATED) | bankrupt) & active
-        truncated = (status == TRUNCATED) & active
+        self._check_form(actions)
+        ended = self._slots.ended
+        fresh = np.flatnonzero(ended) if self.autoreset_mode == AutoresetMode.NEXT_STEP else None
+        outcome = self._advance(actions)
+        terminated, truncated = outcome.terminated, outcome.truncated
         done = terminated | truncated
-        score = np.where(done & ~bankrupt, np.nan_to_num(after["score"]), 0.0).astype(np.float64)
-        reward = self._reward(score, cost, ledger.spent_usd, done, self.lambda_, self.recording.cost_scale_usd)
+        reward = self._reward(
+            outcome.score,
+            outcome.cost_usd,
+            self.ledger.spent_usd,
+            done,
+            self.lambda_,
+            self.recording.cost_scale_usd,
+        )
         if self.routes:
-            for slot in np.flatnonzero(active):
-                self.routes[slot].append((int(edge[slot]), int(actions[slot])))
-        self._ended = done | ~active
-        if self.autoreset_mode == AutoresetMode.NEXT_STEP and not everyone:
-            self._start(np.flatnonzero(~active))
-        info = self._step_info(cost, record, actions, score)
-        if self.autoreset_mode == AutoresetMode.SAME_STEP and done.any():
-            self._finish(np.flatnonzero(done), done, info)
-        self._sync()
+            for slot in np.flatnonzero(outcome.edge >= 0):
+                self.routes[slot].append((int(outcome.edge[slot]), int(actions[slot])))
+        if fresh is not None and len(fresh):
+            self._start(fresh)
+        info = self._step_info(outcome, actions)
+        if self.autoreset_mode == AutoresetMode.SAME_STEP:
+            finished = np.flatnonzero(done)
+            if len(finished):
+                self._finish(finished, done, info)
         return self._observe(), reward, terminated, truncated, info
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Which actions are legal now, bool (N, n_actions); all of them where an episode is over."""
-        legal = self.ledger.admits(self._graph.node_reserve.take(self.node, axis=0))
-        if self._ended.any():
-            legal[self._ended] = True
-        return legal
+        return kernels.load(self._kernel).legal(self._sync(), self._slots)
 
     def render(self) -> tuple[str, ...] | None:
         """The routes so far, one text per episode (``ansi``), or printed (``human``)."""
@@ -250,11 +236,10 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
             keys = streams.batch_keys(
                 [int(f) if s is None else s for s, f in zip(seed, fresh, strict=True)], self.num_envs
             )
-        if self._keys is None:
-            self._keys = keys
-        self._keys[slots] = keys[slots]
-        self._episode[slots] = 0
-        self._draws[slots] = 0
+        self._slots.key[slots] = keys[slots]
+        self._slots.episode[slots] = 0
+        self._slots.draws[slots] = 0
+        self._seeded = True
 
     def _start(
         self,
@@ -266,81 +251,102 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         """Begin the next episode of these slots; what is not given is drawn."""
         if not len(slots):
             return
-        assert self._keys is not None
-        keys, episode = self._keys[self._group[slots]], self._episode[slots]
+        kernel = kernels.load(self._kernel)
+        drawn = task is None and budget is None
         if task is None:
-            draw = streams.uniform(keys, streams.TASK, episode)
-            task = self.tasks[(draw * len(self.tasks)).astype(np.int64)]
+            u = kernel.uniform(self._slots, streams.TASK, slots)
+            node = self._starts.take((u * len(self._starts)).astype(np.int64))
+        else:
+            node = self._graph.task_start[task].astype(np.int64)
         if budget is None:
-            budget = self._budget(keys, streams.BUDGET, episode)
+            budget = self._draw(self._budget_bounds, streams.BUDGET, slots)
         if lambda_ is None:
-            lambda_ = self._lambda(keys, streams.LAMBDA, episode)
-        node = self._graph.task_start[task].astype(np.int64)
-        self._afford_start(task, node, budget)
-        self.node[slots] = node
-        self.ledger.open(slots, budget)
-        self.lambda_[slots] = lambda_
-        self._response_signals[slots] = 0.0
-        self._ended[slots] = False
-        self._episode[slots] += 1
+            lambda_ = self._draw(self._lambda_bounds, streams.LAMBDA, slots)
+        if not drawn:  # the range of budgets was compared with every task of the split when it was set
+            self._afford_start(node, budget)
+        kernel.begin(self._slots, slots, node, budget, lambda_)
         for slot in slots if self.routes else ():
             self.routes[slot] = []
 
+    def _draw(
+        self, bounds: tuple[float, float], purpose: np.uint64, slots: npt.NDArray[Any]
+    ) -> npt.NDArray[np.float64]:
+        """Numbers between the bounds: budgets log-uniform, lambdas uniform."""
+        low, high = bounds
+        if low == high:
+            return np.full(len(slots), low)
+        u = kernels.load(self._kernel).uniform(self._slots, purpose, slots)
+        return low * (high / low) ** u if purpose == streams.BUDGET else low + (high - low) * u
+
     def _finish(self, slots: npt.NDArray[Any], done: npt.NDArray[Any], info: dict[str, Any]) -> None:
         """Hand out the last observation and info of finished episodes, then start the next ones."""
-        self._sync()
-        rows = self._rows(slots)
-        if isinstance(rows, dict):
-            final: Any = {name: _spread(part, slots, self.num_envs) for name, part in rows.items()}
+        if self._buffers is None:
+            out = self._blank()
         else:
-            final = _spread(rows, slots, self.num_envs)
+            out = self._buffers[1]
+            out[self._finished] = 0
+            self._finished = slots
+        final = self._write(slots, out)
         ended = dict(info)
         self._start(slots)
         info.update(final_obs=final, _final_obs=done, final_info=ended, _final_info=done)
         if self._full:
             info.update(self._situation_info())
 
-    def _sample(self, place: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        """Which recorded sample each slot meets: uniform, from the slot's own stream."""
-        assert self._keys is not None
-        count = self._graph.edge_count.reshape(-1).take(place)
-        return (streams.uniform(self._keys, streams.SAMPLE, self._draws) * count).astype(np.int64)
+    def _advance(self, actions: npt.NDArray[Any]) -> Outcome:
+        """Step all episodes that go on, or none; grow the recording where edges are missing."""
+        kernel = kernels.load(self._kernel)
+        wanted = np.ascontiguousarray(actions, dtype=np.int64)
+        while (outcome := kernel.step(self._sync(), self._slots, wanted)) is None:
+            self._remove_obstacle(actions)
+        return outcome
 
-    def _grow(
-        self, edge: npt.NDArray[Any], place: npt.NDArray[Any], active: npt.NDArray[np.bool_]
-    ) -> npt.NDArray[Any]:
-        """Have missing edges recorded, all in one batch."""
-        graph = self._graph
-        missing = (edge < 0) & active
+    def _remove_obstacle(self, actions: npt.NDArray[Any]) -> None:
+        """Have missing edges recorded, all in one batch; raise if it is something else that forbids the step."""
+        graph, ledger = self._graph, self.ledger
+        slots = np.flatnonzero(~self._slots.ended)
+        self._check_range(actions[slots])
+        node, action = self.node[slots], actions[slots].astype(np.int64)
+        worst = np.zeros(self.num_envs)
+        worst[slots] = graph.node_reserve[node, action]
+        refused = ledger.reserve(worst, ~self._slots.ended)
+        if refused.any():
+            self._refuse(int(np.argmax(refused)), actions)
+        missing = graph.edge_first[node, action] < 0
         if missing.any():
-            node, action = place[missing] // graph.n_actions, place[missing] % graph.n_actions
-            if self.expander is None:
+            node, action = node[missing], action[missing]
+            if self.expander is not None:
+                self.expander.expand(node, action)
+            if (graph.edge_first[node, action] < 0).any():
                 task = int(graph.node_task[node[0]])
                 raise MissingEdgeError(
                     f"{self.recording.name}: nothing recorded for task {self.recording.tasks.ids[task]!r}, "
                     f"node {int(node[0])}, arm {self.recording.action_names[int(action[0])]!r}; "
                     "record it, or pass an expander with a live pool"
                 )
-            self.expander.expand(node, action)
-            edge = graph.edge_first.reshape(-1).take(place)
-        return np.maximum(edge, 0)  # slots whose episode is over look up anything; it is not used
+            return
+        sample = streams.uniform(self._slots.key, streams.SAMPLE, self._slots.draws)[slots]
+        edge = graph.edge_first[node, action] + (sample * graph.edge_count[node, action]).astype(np.int64)
+        cost = np.zeros(self.num_envs)
+        cost[slots] = graph.edges["cost_usd"][edge]
+        ledger.settle(cost)  # raises: nothing else is left that forbids a step
 
     # -- checks ------------------------------------------------------------------------------
-    def _check(self, actions: npt.NDArray[Any], active: npt.NDArray[np.bool_], everyone: bool) -> None:
-        if self._keys is None:
+    def _check_form(self, actions: npt.NDArray[Any]) -> None:
+        if not self._seeded:
             raise ActionError("step() before reset(); call reset() first")
         if actions.shape != (self.num_envs,) or not np.issubdtype(actions.dtype, np.integer):
             raise ActionError(
                 f"actions have shape {actions.shape} and type {actions.dtype}; expected {self.num_envs} integers"
             )
-        if not everyone:
-            if self.autoreset_mode == AutoresetMode.DISABLED and not active.any():
-                raise ActionError("the episode is over; call reset() before the next step")
-            actions = actions[active]
-        if len(actions) and (actions.min() < 0 or actions.max() >= self._graph.n_actions):
-            bad = int(actions[(actions < 0) | (actions >= self._graph.n_actions)][0])
+        if self.autoreset_mode == AutoresetMode.DISABLED and self._slots.ended.all():
+            raise ActionError("the episode is over; call reset() before the next step")
+
+    def _check_range(self, actions: npt.NDArray[Any]) -> None:
+        bad = (actions < 0) | (actions >= self._graph.n_actions)
+        if bad.any():
             raise ActionError(
-                f"action {bad} is out of range; expected 0 to {self._graph.n_actions - 1}: "
+                f"action {actions[bad][0]} is out of range; expected 0 to {self._graph.n_actions - 1}: "
                 f"{', '.join(self.recording.action_names)}"
             )
 
@@ -356,7 +362,7 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
             "left; choose among action_masks()"
         )
 
-    def _afford_start(self, task: npt.NDArray[Any], node: npt.NDArray[Any], budget: npt.NDArray[Any]) -> None:
+    def _afford_start(self, node: npt.NDArray[Any], budget: npt.NDArray[Any]) -> None:
         short = self._graph.node_floor[node] > budget
         if short.any():
             row = int(np.argmax(short))
@@ -364,7 +370,7 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
             remedy = "it has no arm with a known worst case" if np.isinf(need) else f"give it at least {need:.6g}"
             raise BudgetError(
                 f"budget_usd = {budget[row]:.6g} is below the cheapest arm of task "
-                f"{self.recording.tasks.ids[int(task[row])]!r}: {remedy}"
+                f"{self.recording.tasks.ids[int(self._graph.node_task[node[row]])]!r}: {remedy}"
             )
 
     def _find(self, source: str | Path | Recording | None) -> Recording:
@@ -389,7 +395,7 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         else:
             low, high = _bounds("budget_usd", budget, check_budget)
         starts = self._graph.task_start[self.tasks]
-        self._afford_start(self.tasks, starts, np.full(len(starts), low))
+        self._afford_start(starts, np.full(len(starts), low))
         return low, high
 
     def _reset_mask(self, mask: Any) -> npt.NDArray[np.bool_]:
@@ -398,7 +404,7 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         mask = np.asarray(mask)
         if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
             raise ConfigError(f"reset_mask must be {self.num_envs} booleans with at least one True; got {mask!r}")
-        if self._keys is None and not mask.all():
+        if not self._seeded and not mask.all():
             raise ConfigError("the first reset must start every episode; leave reset_mask out")
         return mask
 
@@ -425,7 +431,7 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         if options.get("lambda") is not None:
             chosen["lambda_"] = spread("lambda", check_lambda(options["lambda"], "lambda"))
         if "budget" in chosen and "task" in chosen:
-            self._afford_start(chosen["task"], self._graph.task_start[chosen["task"]], chosen["budget"])
+            self._afford_start(self._graph.task_start[chosen["task"]], chosen["budget"])
         return chosen
 
     def _task_index(self, value: Any) -> npt.NDArray[np.int64]:
@@ -459,44 +465,34 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
             }
         )
 
-    def _sync(self) -> None:
-        """Take up what the graph has grown by since the last look."""
-        graph = self._graph
-        if self._version != graph.version:
-            self._version = graph.version
-            if self.observation != "index":
-                fresh = static_features(self.recording, slice(len(self._static), graph.n_nodes))
-                self._static = np.concatenate([self._static, fresh]) if len(self._static) else fresh
+    def _sync(self) -> Tables:
+        """The arrays to look things up in, with what the graph has grown by since the last look."""
+        if self._tables is None:
+            self._tables = tables_of(self.recording)
+        self._tables.refresh(self.recording, features=self.observation != "index")
+        return self._tables
 
-    def _rows(self, slots: npt.NDArray[Any]) -> Any:
-        """Observations of some slots."""
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_tables": None}  # views of the recording: found again at the next step
+
+    def _blank(self) -> npt.NDArray[Any]:
+        """Observations of all slots, zero."""
         if self.observation == "index":
-            return self.node[slots]
-        out = np.empty((len(slots), self.layout.width), dtype=np.float32)
-        self._fill(out, slots)
-        return self.layout.as_dict(out) if self.observation == "dict" else out
+            return np.zeros(self.num_envs, dtype=np.int64)
+        return np.zeros((self.num_envs, self.layout.width), dtype=np.float32)
 
     def _observe(self) -> Any:
-        if self.observation == "index":
-            return self.node.copy()
-        self._fill(self._buffer, slice(None))
-        flat = self._buffer.copy() if self._copy else self._buffer
-        if self.observation == "flat":
-            return flat
-        return {name: part for name, part in self.layout.as_dict(flat).items() if part.shape[1]}
+        return self._write(self._everyone, self._blank() if self._buffers is None else self._buffers[0])
 
-    def _fill(self, out: npt.NDArray[np.float32], slots: Any) -> None:
-        node = self.node[slots]
-        out[:, : self.layout.static_width] = self._static.take(node, axis=0)
-        self.layout.write_dynamic(
-            out,
-            legal=self.action_masks()[slots],
-            response_signals=self._response_signals[slots],
-            remaining_usd=self.ledger.remaining_usd[slots],
-            lambda_=self.lambda_[slots],
-            step=self._graph.nodes["step"].take(node),
-            cost_scale_usd=self.recording.cost_scale_usd,
-        )
+    def _write(self, slots: npt.NDArray[Any], out: npt.NDArray[Any]) -> Any:
+        """Put the observations of some slots into their rows of `out`."""
+        if self.observation == "index":
+            out[slots] = self.node[slots]
+            return out
+        kernels.load(self._kernel).observe(self._sync(), self._slots, slots, out)
+        if self.observation == "flat":
+            return out
+        return {name: part for name, part in self.layout.as_dict(out).items() if part.shape[1]}
 
     def _situation_info(self) -> dict[str, Any]:
         task = self._graph.node_task.take(self.node)
@@ -509,41 +505,22 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         info |= {"lambda": self.lambda_.copy(), "cost_usd_total": self.ledger.spent_usd.copy()}
         return info | {f"_{name}": mask for name in info}
 
-    def _step_info(
-        self, cost: npt.NDArray[Any], record: npt.NDArray[Any], actions: npt.NDArray[Any], score: npt.NDArray[Any]
-    ) -> dict[str, Any]:
+    def _step_info(self, outcome: Outcome, actions: npt.NDArray[Any]) -> dict[str, Any]:
         info: dict[str, Any] = {
-            "cost_usd": cost,
+            "cost_usd": outcome.cost_usd,
             "cost_usd_total": self.ledger.spent_usd.copy(),
-            "score": score,
+            "score": outcome.score,
             "arm": actions.copy(),
         }
         if self._full:
+            idle = outcome.edge < 0
+            records = self._graph.edges[np.where(idle, 0, outcome.edge)]
+            for name in ("tokens", "latency_s", "flops"):
+                records[name][idle] = 0
             info |= self._situation_info()
-            info |= {f"{kind}_tokens": record["tokens"][:, column] for column, kind in enumerate(TOKEN_KINDS)}
-            info |= {"latency_s": record["latency_s"], "flops": record["flops"]}
+            info |= {f"{kind}_tokens": records["tokens"][:, column] for column, kind in enumerate(TOKEN_KINDS)}
+            info |= {"latency_s": records["latency_s"], "flops": records["flops"]}
         return info
-
-
-def _spread(rows: npt.NDArray[Any], slots: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    full = np.zeros((size, *rows.shape[1:]), dtype=rows.dtype)
-    full[slots] = rows
-    return full
-
-
-def _sampler(bounds: tuple[float, float]) -> Any:
-    """Draws between the bounds: log-uniform where they are positive, else uniform."""
-    low, high = bounds
-
-    def draw(
-        keys: npt.NDArray[np.uint64], purpose: np.uint64, counter: npt.NDArray[Any]
-    ) -> npt.NDArray[np.float64]:
-        if low == high:
-            return np.full(len(keys), low)
-        u = streams.uniform(keys, purpose, counter)
-        return low * (high / low) ** u if purpose == streams.BUDGET else low + (high - low) * u
-
-    return draw
 
 
 def _bounds(name: str, value: Any, check: Any) -> tuple[float, float]:

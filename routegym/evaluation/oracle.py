@@ -357,7 +357,6 @@ class _Links:
     score: _Floats  # (p,) expectations over the samples whose value is known at once, ...
     tie_cost: _Floats
     paid: _Floats
-    thrift_cost: _Floats  # (p,) what the choice costs one who only wants to end, without a cap
     later: list[
         tuple[int, int, _Ints, _Floats]
     ]  # ... and (step, chunk there, choice, probability) of the rest
@@ -448,8 +447,7 @@ class _Capped:
         legal = low[:, None] + part.reserve[nodes] <= budget  # (m, A)
         doubtful = legal & (high[:, None] + part.reserve[nodes] > budget)
         unsure[part.task[nodes[doubtful.any(axis=1)]]] = True
-        thrift_cost = self.thrift.action_cost[nodes]
-        thriftiest = np.where(legal, thrift_cost, np.inf).argmin(axis=1)
+        thriftiest = np.where(legal, self.thrift.action_cost[nodes], np.inf).argmin(axis=1)
         lost = low + self.least_to_score[nodes] > budget
         legal[lost] &= np.arange(legal.shape[1]) == thriftiest[lost, None]
         state, action = np.nonzero(legal)
@@ -477,7 +475,6 @@ class _Capped:
             score=expected(known * glance.score)[keep],
             tie_cost=expected(paid + known * glance.cost)[keep],
             paid=expected(paid + glance.paid)[keep],
-            thrift_cost=thrift_cost[state, action][keep],
             later=[
                 (step, chunk, number[choice[later[here]]], weight[later[here]])
                 for step, chunk, here in self._wait(
@@ -502,12 +499,10 @@ class _Capped:
         score, tie_cost, cost = totals
         first = np.flatnonzero(np.diff(link.state, prepend=-1))
         best = np.maximum.reduceat(score, first)
-        lost = best <= _TIE
-        tie_cost = np.where(lost[link.state], link.thrift_cost, tie_cost)
         # Sorted by pair, then from the worst choice to the best; of each pair the last one counts.
         order = np.lexsort((-cost, -tie_cost, score >= best[link.state] - _TIE, link.state))
         last = order[np.append(first[1:], n) - 1]
-        return best, np.where(lost, self.thrift.cost[link.nodes], tie_cost[last]), cost[last]
+        return best, np.where(best > _TIE, tie_cost[last], self.thrift.cost[link.nodes]), cost[last]
 
 
 def _may_be_best(state: _Ints, score: _Floats, cost: _Floats, exact: _Bools) -> _Bools:

@@ -25,7 +25,8 @@ def evaluation_table(metrics: Mapping[str, Any]) -> Table:
             f"AIQ: mean score at mean costs from {low:.3g} to {high:.3g} USD per task. "
             "Brackets: 95 % paired bootstrap over tasks and seeds; * excludes 0.\n"
             f"Gap from zero router to oracle closed: {gap['estimate']:.1%} "
-            f"[{gap['low']:.1%}, {gap['high']:.1%}]. Episodes above their budget: {metrics['policy']['violations']}."
+            f"[{gap['low']:.1%}, {gap['high']:.1%}]. "
+            f"Episodes above their budget: {metrics['policy']['violations']}."
         ),
     )
     table.add_column("strategy")
@@ -38,7 +39,7 @@ def evaluation_table(metrics: Mapping[str, Any]) -> Table:
         text = f"{lead['estimate']:+.4f} [{lead['low']:+.4f}, {lead['high']:+.4f}]{mark}"
         rows.append((name, rival["aiq"], text, ""))
     for name, value, text, style in sorted(rows, key=lambda row: -row[1]):
-        table.add_row(name, f"{value:.4f}", text.replace("[", r"\["), style=style)
+        table.add_row(name, f"{value:.4f}", text, style=style)
     return table
 
 

@@ -41,7 +41,7 @@ TABLES = ("tasks.parquet", "nodes.parquet", "edges.parquet")
 class Texts(Sequence[str]):
     """The text of every situation: a column in Arrow's memory plus what has been grown since."""
 
-    def __init__(self, column: pa.ChunkedArray | None = None) -> None:
+    def __init__(self, column: pa.LargeStringArray | None = None) -> None:
         self._column = column
         self._base = 0 if column is None else len(column)
         self._tail: list[str] = []
@@ -51,26 +51,31 @@ class Texts(Sequence[str]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+            return self.take(np.arange(*index.indices(len(self))))
         if not -len(self) <= index < len(self):
             raise IndexError(f"text {index} of {len(self)}")
         index = int(index) % len(self)
-        if index < self._base:
-            assert self._column is not None
-            return str(self._column[index].as_py())
-        return self._tail[index - self._base]
+        if self._column is None or index >= self._base:
+            return self._tail[index - self._base]
+        return self._column[index].as_py()
 
     def __iter__(self) -> Iterator[str]:
         if self._column is not None:
             yield from self._column.to_pylist()
         yield from self._tail
 
-    def arrow(self) -> pa.ChunkedArray:
+    def take(self, nodes: npt.NDArray[Any]) -> list[str]:
+        """The texts of these nodes."""
+        if self._column is None or (len(nodes) and nodes.max() >= self._base):
+            return [self[int(node)] for node in nodes]
+        return list(self._column.take(nodes).to_pylist())
+
+    def arrow(self) -> pa.LargeStringArray:
         """All texts as one Arrow column."""
         import pyarrow as pa
 
-        known = [] if self._column is None else self._column.chunks
-        return pa.chunked_array([*known, pa.array(self._tail, pa.string())], type=pa.string())
+        known = [] if self._column is None else [self._column]
+        return pa.concat_arrays([*known, pa.array(self._tail, pa.large_string())])
 
     def extend(self, texts: Iterable[str]) -> None:
         """Add the texts of fresh nodes."""

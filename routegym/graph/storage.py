@@ -287,7 +287,7 @@ def read_tables(folder: Path, meta: RecordingMeta) -> Recording:
             signals=_signal_matrix(batch, node_names),
             reserve_usd=np.where((status == OPEN)[:, None], np.inf, np.nan).repeat(graph.n_actions, axis=1),
         )
-        texts.append(batch["text"])
+        texts.append(batch["text"].cast(pa.large_string()))
 
     path = folder / "edges.parquet"
     node, action = np.zeros(counts.edges, dtype=np.int32), np.zeros(counts.edges, dtype=np.int16)
@@ -314,7 +314,7 @@ def read_tables(folder: Path, meta: RecordingMeta) -> Recording:
         prices=prices,
         tasks=tasks,
         graph=graph,
-        texts=Texts(pa.chunked_array(texts, type=pa.string())),
+        texts=Texts(pa.concat_arrays(texts)),
         node_signal_names=node_names,
         edge_signal_names=edge_names,
         provenance=meta.provenance,

@@ -121,8 +121,9 @@ class TransformersBackend:
                 weights = load_file(folder / "model.safetensors")
                 model.load_state_dict({**weights, "lm_head.weight": weights["transformer.wte.weight"]})
             except Exception as error:
+                reason = " ".join(str(error).split())
                 raise PoolError(
-                    f"{folder}: model {name!r} cannot be loaded ({error}); expected config.json and "
+                    f"{folder}: model {name!r} cannot be loaded ({reason}); expected config.json and "
                     "model.safetensors of a GPT-2 model, reinstall routegym or train it again"
                 ) from error
             torch.nn.Module.to(model, device=self._device, dtype=torch.float64)
@@ -138,6 +139,7 @@ class TransformersBackend:
 
     def _answer(self, arm: Arm, requests: Sequence[Request]) -> list[Response]:
         """Responses to requests of one arm, computed as one batch."""
+        model = self.model(arm.model)
         started = time.perf_counter()
         sampling = self._sampling_of(arm)
         limit = WRITTEN_TOKENS if sampling.template == "written" else ANSWER_TOKENS
@@ -148,7 +150,7 @@ class TransformersBackend:
                 [_uniform(request.seed, request.prompt, sampling.samples, limit) for request in requests]
             )
         tokens, logprobs = self._decode(
-            self.model(arm.model),
+            model,
             np.repeat(prompts, sampling.samples, axis=0),
             limit,
             sampling.temperature,

@@ -19,7 +19,7 @@ import routegym
 from routegym.core import RoutingEnv, RoutingVectorEnv
 
 FORMS = ("flat", "dict", "index")
-BUDGETS = (None, "sampled")
+BUDGETS = (None, 1e6)  # the checkers sample actions without looking at masks: nothing may be out of reach
 
 
 def play(env: Any, steps: int, seed: int) -> list[Any]:
@@ -138,7 +138,7 @@ def test_make_vec_async(env_id: str, recordings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
 def test_gymnasium_vector_wrappers(env_id: str, source: dict[str, Any], mode: AutoresetMode) -> None:
     """Infos have the form that gymnasium's own wrappers read."""
-    vector = gym.make_vec(env_id, num_envs=4, vector_kwargs={"autoreset_mode": mode}, **source)
+    vector = gym.make_vec(env_id, num_envs=4, autoreset_mode=mode, **source)
     env = DictInfoToList(RecordEpisodeStatistics(vector))
     _, infos = env.reset(seed=0)
     assert [sorted(info) for info in infos] == [sorted(infos[0])] * 4
@@ -163,7 +163,7 @@ def test_spaces_are_bounded_and_named(env_id: str, source: dict[str, Any]) -> No
     assert len(set(env.layout.names)) == len(env.layout.names)
     groups = gym.make(env_id, observation="dict", **source).observation_space
     assert isinstance(groups, gym.spaces.Dict)
-    assert list(groups) == list(env.layout.groups)
+    assert set(groups) == set(env.layout.groups)
     assert isinstance(env.action_space, gym.spaces.Discrete)
     assert env.action_space.n == len(env.recording.action_names)
 

@@ -18,35 +18,43 @@ SEEDS = range(25)
 BUDGETS = 1e-5 * np.array([0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.61, 0.9, 1.3, 2.1, np.inf])
 
 
-def chain(*steps: list[tuple[float, float, float]]) -> TransitionGraph:
-    """One task; each step offers actions (cost, reserve, score if it is the last) that lead to the next."""
-    n_actions = max(len(step) for step in steps)
+Action = tuple[float, list[tuple[float, int]]]
+
+
+def graph_of(*situations: list[Action] | float, steps: list[int] | None = None) -> TransitionGraph:
+    """One task. A situation is its score if it is ended, or its actions: (reserve, [(cost, next), ...]) each."""
+    n, n_actions = len(situations), max(len(s) for s in situations if isinstance(s, list))
     graph = TransitionGraph(n_tasks=1, n_arms=n_actions, n_actions=n_actions, node_signals=0, edge_signals=0)
-    width = n_actions
-    n = len(steps) + width
     reserve = np.full((n, n_actions), np.nan)
-    score = np.full(n, np.nan)
     rows, node, action = [], [], []
-    for k, step in enumerate(steps):
-        for a, (cost, worst, outcome) in enumerate(step):
-            reserve[k, a] = worst
-            record = np.zeros((), dtype=edge_dtype(0))
-            record["cost_usd"], record["reserve_usd"] = cost, worst
-            record["next"] = k + 1 if k + 1 < len(steps) else len(steps) + a
-            if k + 1 == len(steps):
-                score[len(steps) + a] = outcome
-            rows.append(record)
-            node.append(k)
-            action.append(a)
-    ended = np.arange(n) >= len(steps)
-    score[ended] = np.nan_to_num(score[ended])
+    for here, situation in enumerate(situations):
+        for a, (worst, samples) in enumerate(situation if isinstance(situation, list) else []):
+            reserve[here, a] = worst
+            for cost, following in samples:
+                record = np.zeros((), dtype=edge_dtype(0))
+                record["cost_usd"], record["reserve_usd"], record["next"] = cost, worst, following
+                rows.append(record)
+                node.append(here)
+                action.append(a)
     graph.append_nodes(
-        task=np.zeros(n), step=np.minimum(np.arange(n), len(steps)),
-        status=np.where(ended, TERMINATED, OPEN), score=score, signals=np.zeros((n, 0)), reserve_usd=reserve,
+        task=np.zeros(n), step=np.arange(n) if steps is None else steps,
+        status=[OPEN if isinstance(s, list) else TERMINATED for s in situations],
+        score=[np.nan if isinstance(s, list) else s for s in situations],
+        signals=np.zeros((n, 0)), reserve_usd=reserve,
     )  # fmt: skip
     graph.append_edges(node, action, np.array(rows))
     graph.task_start[0] = 0
     return graph
+
+
+def chain(*steps: list[tuple[float, float, float]]) -> TransitionGraph:
+    """Each step offers actions (cost, reserve, score if it is the last step) that lead to the next."""
+    n = len(steps)
+    situations: list[list[Action] | float] = [
+        [(worst, [(cost, k + 1 if k + 1 < n else n + a)]) for a, (cost, worst, _) in enumerate(step)]
+        for k, step in enumerate(steps)
+    ]
+    return graph_of(*situations, *(score for _, _, score in steps[-1]))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -102,16 +110,45 @@ def test_order_of_payment_decides_at_the_last_digit():
     assert oracle_at_cap(not_quite, [0], low)[0][0] == 0
 
 
-def test_merging_keeps_both_orders_apart_where_the_budget_lies_between_them():
-    """Two ways to the same node that cost the same but for rounding; only one of them leaves enough."""
-    graph = chain([(0.1, 0.1, 0), (0.2, 0.2, 0)], [(0.2, 0.2, 0), (0.1, 0.1, 0)], [(0.3, 0.3, 1)])
-    budget = 0.1 + 0.2 + 0.3
-    score, cost = oracle_at_cap(graph, [0], budget)
-    assert score[0] == 1
-    assert cost[0] == pytest.approx(0.1 + 0.1 + 0.3)
-    exact = chain([(0.1, 0.1, 0)], [(0.2, 0.2, 0)], [(0.3, 0.3, 1)])
-    assert oracle_at_cap(exact, [0], np.nextafter(budget, 0))[0][0] == 0
-    assert oracle_at_cap(exact, [0], budget)[0][0] == 1
+@pytest.mark.parametrize("cheap_way", [False, True])
+def test_merged_amounts_are_told_apart_where_the_budget_lies_between_them(cheap_way):
+    """Chance pays 0.1, 0.2, 0.3 in either order on the way to situation 5; only one order leaves enough there."""
+    forth, back = 0.1 + 0.2 + 0.3, 0.3 + 0.2 + 0.1
+    assert forth > back
+    last = 1.0
+    while forth + last == back + last:
+        last /= 2
+    at_last: list[Action] = [(last, [(last, 7)])]
+    if cheap_way:
+        at_last.append((0.0, [(0.0, 6)]))
+    graph = graph_of(
+        [(0.3, [(0.1, 1), (0.3, 2)])],
+        [(0.2, [(0.2, 3)])],
+        [(0.2, [(0.2, 4)])],
+        [(0.3, [(0.3, 5)])],
+        [(0.1, [(0.1, 5)])],
+        at_last,
+        0.25,
+        1.0,
+    )
+    expected = 0.5 * 1.0 + 0.5 * (0.25 if cheap_way else 0.0)
+    assert oracle_at_cap(graph, [0], back + last)[0][0] == expected
+    assert oracle_at_cap(graph, [0], forth + last)[0][0] == 1.0
+
+
+def test_of_equal_scores_the_cheapest_that_fits():
+    """Action 0 scores surely for 5. Action 1 could for 1 + 1, but that needs 10; for 1 + 2 it fits."""
+    graph = graph_of([(5.0, [(5.0, 2)]), (1.0, [(1.0, 1)])], [(9.0, [(1.0, 2)]), (2.0, [(2.0, 2)])], 1.0)
+    assert [oracle_at_cap(graph, [0], budget)[1][0] for budget in (3.0, 9.9, 10.0)] == [3.0, 3.0, 2.0]
+    assert [oracle_at_cap(graph, [0], budget)[0][0] for budget in (2.9, 3.0)] == [0.0, 1.0]
+
+
+def test_no_bankruptcy_on_purpose():
+    """Nothing scores. The cheapest end costs 1 + 1; paying 1.5 at once would end by bankruptcy."""
+    graph = graph_of([(1.0, [(1.0, 1)]), (1.5, [(1.5, 1)])], [(1.0, [(1.0, 2)])], 0.0)
+    assert oracle_at_cap(graph, [0], 2.0)[1][0] == 2.0
+    assert oracle_at_cap(graph, [0], 1.9)[1][0] == 1.0
+    assert oracle_at_cap(graph, [0], 0.9)[1][0] == 0.0
 
 
 def test_closed_form_chain():

@@ -21,9 +21,9 @@ CALLS = 3
 def toy_recording(confidences: tuple[float, ...] = (0.9, 0.2, 0.6), control: bool = False) -> Recording:
     """Four equal tasks of three calls.
 
-    Situation k of a task is "k calls made, the last one by arm a" (k > 0); the score is the share of calls by
-    the large arm. An answer's confidence is that of its arm. With `control` there is ``accept``, legal anywhere
-    and free, which ends an episode with the same score.
+    A situation is the number of calls, how many of them the large arm made, and who made the last one; the
+    score is the share of calls by the large arm. An answer's confidence is that of its arm. With `control`
+    there is ``accept``, legal anywhere and free, which ends an episode with the same score.
     """
     n_tasks, n_arms, n_actions = 4, 3, 3 + control
     names = tuple(f"t{i}" for i in range(n_tasks))

@@ -72,7 +72,7 @@ def counts(policy, recording, budget=np.inf, n=1):
 
 
 def test_always_arm_steps_down_when_it_cannot_pay(toy):
-    """Budget 15: large (spent 8), then 10 does not fit but medium's 4 does (11), then 4 again (14)... exactly."""
+    """Budget 15: large pays 8; then its 10 do not fit but medium's 4 do, and at 11 once more, exactly."""
     recording = toy()
     table = counts(AlwaysArm(recording, LARGE), recording, 15.0)
     assert table.arm_counts.tolist() == [[1, 0, 2]]

@@ -18,7 +18,7 @@ def test_prices_become_usd_per_token_in_the_order_of_the_token_kinds() -> None:
 
 
 def test_a_model_without_a_price_is_an_error_not_free() -> None:
-    with pytest.raises(PriceError, match="no price for model 'b'.*known models: a"):
+    with pytest.raises(PriceError, match=r"no price for model 'b'.*known models: a"):
         TABLE.per_token([Arm("b", "direct", 10, 4)])
 
 

@@ -1,0 +1,178 @@
+"""The kernels of `routegym.core.kernels` compiled by numba: one pass, no temporaries, the same bytes.
+
+Floating-point operations keep their order (no fastmath), so results equal numpy's to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from routegym.core import streams
+from routegym.core.tables import Floats, Outcome, Slots, Tables
+from routegym.graph.graph import OPEN, TERMINATED, TRUNCATED
+
+__all__ = ["NumbaKernel"]
+
+Rows = npt.NDArray[np.int64]
+
+_GOLDEN, _MIX_1, _MIX_2 = streams.GOLDEN, streams.MIX_1, streams.MIX_2
+_S30, _S27, _S31, _S11, _S2, _ONE = (np.uint64(shift) for shift in (30, 27, 31, 11, 2, 1))
+_SAMPLE = streams.SAMPLE
+
+
+def _compiled(function: Callable[..., Any]) -> Any:
+    """Compile at the first call; keep the machine code on disk if there is a place for it."""
+    try:
+        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache is writable
+        return numba.njit(nogil=True, error_model="numpy")(function)
+
+
+@_compiled
+def _uniform(key: Any, purpose: Any, counter: Any) -> Any:
+    word = key + _GOLDEN * ((np.uint64(counter) << _S2) + purpose + _ONE)
+    word = (word ^ (word >> _S30)) * _MIX_1
+    word = (word ^ (word >> _S27)) * _MIX_2
+    word = word ^ (word >> _S31)
+    return np.float64(word >> _S11) * 2.0**-53
+
+
+@_compiled
+def _look_up(f, s, many, actions, edge, cost, landing):  # type: ignore[no-untyped-def]
+    """Edges, costs and landing nodes; False, with no harm done, if a step must not be taken."""
+    n_actions = f.reserve_usd.shape[1]
+    for i in range(len(actions)):
+        if s.ended[i]:
+            edge[i] = -1
+            continue
+        action, node = actions[i], s.node[i]
+        if action < 0 or action >= n_actions:
+            return False
+        worst = f.reserve_usd[node, action]
+        first = f.first[node, action]
+        if first < 0 or not s.spent_usd[i] + worst <= s.budget_usd[i]:
+            return False
+        edge[i] = first
+        cost[i] = worst
+        if many:
+            edge[i] += np.int64(_uniform(s.key[i], _SAMPLE, s.draws[i]) * f.count[node, action])
+    for i in range(len(actions)):
+        at = edge[i]
+        if at < 0:
+            cost[i] = 0.0
+            landing[i] = s.node[i]
+            continue
+        paid = f.cost_usd[at]
+        if paid > cost[i]:
+            return False
+        cost[i] = paid
+        landing[i] = f.next[at]
+    return True
+
+
+@_compiled
+def _move(f, s, landing, edge, cost, score, terminated, truncated):  # type: ignore[no-untyped-def]
+    for i in range(len(edge)):
+        score[i] = 0.0
+        terminated[i] = truncated[i] = False
+        at = edge[i]
+        if at < 0:
+            continue
+        node = landing[i]
+        spent = s.spent_usd[i] + cost[i]
+        s.spent_usd[i] = spent
+        s.node[i] = node
+        s.draws[i] += 1
+        for k in range(s.response_signals.shape[1]):
+            s.response_signals[i, k] = f.signals[at, k]
+        status = f.status[node]
+        if status == OPEN:
+            terminated[i] = not spent + f.floor_usd[node] <= s.budget_usd[i]
+        else:
+            score[i] = f.score[node]
+            terminated[i] = status == TERMINATED
+            truncated[i] = status == TRUNCATED
+        s.ended[i] = terminated[i] or truncated[i]
+
+
+@_compiled
+def _observe(f, s, scale, rows, out):  # type: ignore[no-untyped-def]
+    static = f.features.shape[1] - 1
+    n_signals, n_actions = s.response_signals.shape[1], f.reserve_usd.shape[1]
+    legal = static + n_signals
+    for i in rows:
+        node = s.node[i]
+        spent, budget, lambda_, ended = s.spent_usd[i], s.budget_usd[i], s.lambda_[i], s.ended[i]
+        for k in range(static):
+            out[i, k] = f.features[node, k]
+        for k in range(n_signals):
+            out[i, static + k] = s.response_signals[i, k]
+        for k in range(n_actions):
+            out[i, legal + k] = ended or spent + f.reserve_usd[node, k] <= budget
+        out[i, legal + n_actions] = 1.0 - scale / (scale + (budget - spent))
+        out[i, legal + n_actions + 1] = lambda_ / (1.0 + lambda_)
+        out[i, legal + n_actions + 2] = f.features[node, static]
+
+
+@_compiled
+def _legal(f, s, out):  # type: ignore[no-untyped-def]
+    for i in range(len(out)):
+        node, spent, budget, ended = s.node[i], s.spent_usd[i], s.budget_usd[i], s.ended[i]
+        for k in range(out.shape[1]):
+            out[i, k] = ended or spent + f.reserve_usd[node, k] <= budget
+
+
+@_compiled
+def _draw(s, purpose, rows, out):  # type: ignore[no-untyped-def]
+    for j in range(len(rows)):
+        i = rows[j]
+        out[j] = _uniform(s.key[s.group[i]], purpose, s.episode[i])
+
+
+@_compiled
+def _begin(s, rows, node, budget, lambda_):  # type: ignore[no-untyped-def]
+    for j in range(len(rows)):
+        i = rows[j]
+        s.node[i], s.budget_usd[i], s.lambda_[i] = node[j], budget[j], lambda_[j]
+        s.spent_usd[i] = 0.0
+        s.response_signals[i] = np.float32(0.0)
+        s.ended[i] = False
+        s.episode[i] += 1
+
+
+class NumbaKernel:
+    """See `routegym.core.kernels.Kernel`."""
+
+    def step(self, tables: Tables, slots: Slots, actions: npt.NDArray[np.int64]) -> Outcome | None:
+        """See `Kernel`."""
+        outcome = Outcome.empty(len(actions))
+        landing = np.empty(len(actions), dtype=np.int32)
+        if not _look_up(tables.fields, slots, tables.many, actions, outcome.edge, outcome.cost_usd, landing):
+            return None
+        _move(tables.fields, slots, landing, *outcome)
+        return outcome
+
+    def observe(self, tables: Tables, slots: Slots, rows: Rows, out: npt.NDArray[np.float32]) -> None:
+        """See `Kernel`."""
+        _observe(tables.fields, slots, tables.scale_usd, rows, out)
+
+    def legal(self, tables: Tables, slots: Slots) -> npt.NDArray[np.bool_]:
+        """See `Kernel`."""
+        out = np.empty((len(slots.node), tables.fields.reserve_usd.shape[1]), dtype=bool)
+        _legal(tables.fields, slots, out)
+        return out
+
+    def uniform(self, slots: Slots, purpose: np.uint64, rows: Rows) -> Floats:
+        """See `Kernel`."""
+        out = np.empty(len(rows))
+        _draw(slots, purpose, rows, out)
+        return out
+
+    def begin(self, slots: Slots, rows: Rows, node: npt.NDArray[np.int64], budget_usd: Floats, lambda_: Floats) -> None:
+        """See `Kernel`."""
+        _begin(slots, rows, node, budget_usd, lambda_)
