@@ -70,6 +70,12 @@ def table(header: list[str], rows: list[list[str]]) -> Iterator[str]:
     yield ""
 
 
+def shares_of(levels: dict[str, float]) -> str:
+    """Percent of the training operations by level."""
+    total = sum(levels.values())
+    return ", ".join(f"{name} {100 * share / total:.0f}" for name, share in levels.items())
+
+
 def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -125,14 +131,15 @@ def report(pool: Pool, count: int, tasks: int, seed: int) -> str:
     for name, arm in models.items():
         facts: dict[str, Any] = pool.training(name)
         recipe = facts["recipe"]
+        written = recipe.get("written_levels") or recipe["levels"]
         training.append(
             [
                 name,
                 f"{arm.parameters:,}",
                 f"{recipe['layers']} x {recipe['width']}",
                 f"{recipe['steps']:,} x {recipe['batch']}",
-                ", ".join(f"{level} {share:g}" for level, share in recipe["levels"].items()),
-                f"{recipe['written']:.0%}",
+                shares_of(recipe["levels"]),
+                f"{recipe['written']:.0%}" + (": " + shares_of(written) if recipe["written"] else ""),
                 str(facts["seed"]),
                 f"{facts['seconds']:.0f}",
                 f"`{facts['command']}`",
@@ -177,8 +184,8 @@ def report(pool: Pool, count: int, tasks: int, seed: int) -> str:
                 "parameters",
                 "layers x width",
                 "steps x batch",
-                "share of levels",
-                "written",
+                "% of direct batches by level",
+                "written batches, % by level",
                 "seed",
                 "s",
                 "command",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +71,17 @@ class Recipe:
     layers: int
     heads: int
     levels: dict[str, float]
-    """Training range: share of each level, normalised."""
+    """Training range of direct answers: share of each level, normalised."""
     written: float
-    """Share of training sequences with the work written out."""
+    """Share of training batches with the work written out."""
     steps: int
     batch: int
     learning_rate: float
     decay_from: float = 0.6
     """The rate is constant after the warm-up and decays linearly to 0 from this share of the steps on."""
     warmup: int = 100
+    written_levels: dict[str, float] = field(default_factory=dict)
+    """Training range of written answers; empty = that of direct ones."""
     weight_decay: float = 0.01
 
 
@@ -130,10 +132,21 @@ RECIPES: dict[str, Recipe] = {
             "sub3": 0.2,
             "mul3": 2,
         },
-        written=0.25,
+        written=0.4,
         steps=3000,
         batch=256,
         learning_rate=2e-3,
+        written_levels={
+            "add1": 1,
+            "sub1": 1,
+            "mul1": 1,
+            "add2": 2,
+            "sub2": 2,
+            "mul2": 2,
+            "add3": 3,
+            "sub3": 3,
+            "mul3": 3,
+        },
     ),
     "large": Recipe(
         width=256,
@@ -188,7 +201,8 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 def sequences(rng: np.random.Generator, recipe: Recipe, size: int, template: str) -> npt.NDArray[np.int64]:
     """Prompt and answer tokens of one batch."""
-    a, op, b = sample_operations(rng, recipe.levels, size, part="train")
+    levels = (recipe.written_levels if template == "written" else {}) or recipe.levels
+    a, op, b = sample_operations(rng, levels, size, part="train")
     return np.concatenate([encode_operations(a, op, b, template), encode_answers(a, op, b, template)], axis=1)
 
 

@@ -62,38 +62,31 @@ class Enjoy:
 
 
 def _route(env: RoutingVectorEnv, policy: Any, observation: Any, info: dict[str, Any], console: Any) -> None:
-    from rich.table import Table
+    from rich.markup import escape
 
     from routegym.core.render import format_usd
 
-    names = env.recording.action_names
-    table = Table(
-        title=f"task {info['task_id'][0]}, budget {format_usd(info['budget_usd'][0])}", title_justify="left"
+    names, task = env.recording.action_names, str(info["task_id"][0])
+    right = env.recording.tasks.references[env.recording.task_index[task]]
+    console.print(
+        f"[bold]task {task}[/], right answer {escape(right)}, hard budget {format_usd(info['budget_usd'][0])}"
     )
-    for column in ("step", "situation", "choice", "probability", "why it is affordable", "cost", "spent so far"):
-        table.add_column(column, justify="right" if column in ("step", "probability", "cost") else "left")
-    done = False
-    step = 0
+    step, done = 0, False
     while not done:
         masks = env.action_masks()
         probability = policy.probabilities(observation, masks)[0]
         action, _ = policy.predict(observation, action_masks=masks)
         worst = float(env.recording.graph.node_reserve[env.node[0], action[0]])
         left = float(env.ledger.remaining_usd[0])
-        situation = str(info["text"][0])
+        situation = escape(str(info["text"][0]))
         observation, _, terminated, truncated, info = env.step(action)
         step += 1
-        table.add_row(
-            str(step),
-            situation,
-            names[action[0]],
-            f"{probability[action[0]]:.0%}",
-            f"at most {format_usd(worst)} of {format_usd(left)}; {int(masks.sum())} of {len(names)} arms are",
-            format_usd(float(info["cost_usd"][0])),
-            format_usd(float(info["cost_usd_total"][0])),
+        console.print(
+            f"{step:>2}. {situation}\n"
+            f"    [bold]{names[action[0]]}[/] ({probability[action[0]]:.0%}): may cost {format_usd(worst)}, "
+            f"{format_usd(left)} left, {int(masks.sum())}/{len(names)} affordable\n"
+            f"    cost {format_usd(float(info['cost_usd'][0]))}, so far {format_usd(float(info['cost_usd_total'][0]))}",
+            highlight=False,
         )
         done = bool(terminated[0] or truncated[0])
-    console.print(table)
-    task = env.recording.task_index[str(info["task_id"][0])]
-    right = env.recording.tasks.references[task]
-    console.print(f"ended with {info['text'][0]!r} (right: {right!r}), score {info['score'][0]:g}\n")
+    console.print(f"    {escape(str(info['text'][0]))}\n[bold]score {info['score'][0]:g}[/]\n", highlight=False)

@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         command.run()
     except RoutegymError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).split()), file=sys.stderr)  # parsers' messages have several lines
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)

@@ -13,7 +13,7 @@ import tyro
 if TYPE_CHECKING:
     from routegym.graph.recording import Recording
     from routegym.policies.network import NetworkPolicy
-    from routegym.tracking.run import Run
+    from routegym.tracking.run import Run, RunConfig
 
 __all__ = ["Train"]
 
@@ -73,22 +73,22 @@ class Train:
         source = self.recording or kind_of(self.env)
         recording = load_recording(source)
         config = tuned(self.algo, self.env, {"steps": self.steps})
-        run = Run(self.out or Path("runs") / Path(source).name)
-        run.start(
-            RunConfig(
-                env=self.env,
-                recording=source,
-                content_hash=recording.content_hash,
-                algo=self.algo,
-                hyperparameters={name: _plain(value) for name, value in vars(config).items()},
-                seeds=list(range(self.seed, self.seed + self.seeds)),
-                budget_usd=self.budget_usd or "sampled",
-                lambda_=self.lambda_,
-                threads=self.threads,
-                versions=versions(),
-                machine=f"{platform.system()} {platform.machine()}",
-            )
+        settings = RunConfig(
+            env=self.env,
+            recording=source,
+            content_hash=recording.content_hash,
+            algo=self.algo,
+            hyperparameters={name: _plain(value) for name, value in vars(config).items()},
+            seeds=list(range(self.seed, self.seed + self.seeds)),
+            budget_usd=self.budget_usd or "sampled",
+            lambda_=self.lambda_,
+            threads=self.threads,
+            versions=versions(),
+            machine=f"{platform.system()} {platform.machine()}",
         )
+        _make(settings, recording, 1)  # a mistake is told before anything is written
+        run = Run(self.out or Path("runs") / Path(source).name)
+        run.start(settings)
         console = Console(stderr=True)
         console.print(
             f"[bold]{self.env}[/], recording [bold]{recording.name}[/]: {recording.graph.n_tasks:,} tasks, "
@@ -100,7 +100,6 @@ class Train:
 
 
 def _train_seeds(run: Run, recording: Recording, config: Any, console: Any) -> None:
-    from gymnasium import make_vec
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from routegym.policies.network import load_networks, save_networks
@@ -130,19 +129,26 @@ def _train_seeds(run: Run, recording: Recording, config: Any, console: Any) -> N
                 status = "" if metrics["score"] is None else f"score {metrics['score']:.3f}"
                 bar.update(line, completed=min(metrics["step"], config.steps), status=status)
 
-            env = make_vec(
-                settings.env,
-                num_envs=config.n_envs,
-                vectorization_mode="vector_entry_point",
-                recording=recording,
-                budget_usd=settings.budget_usd,
-                lambda_=settings.lambda_,
-                autoreset_mode="SameStep",
-                info="lean",
-            )
+            env = _make(settings, recording, config.n_envs)
             model = train_ppo(env, config, seed, MetricsCallback(report, seed))
             done[seed] = network_of(model, env)
             save_networks(run.path, done)
+
+
+def _make(settings: RunConfig, recording: Recording, num_envs: int) -> Any:
+    """The training environment."""
+    from gymnasium import make_vec
+
+    return make_vec(
+        settings.env,
+        num_envs=num_envs,
+        vectorization_mode="vector_entry_point",
+        recording=recording,
+        budget_usd=settings.budget_usd,
+        lambda_=settings.lambda_,
+        autoreset_mode="SameStep",
+        info="lean",
+    )
 
 
 def _plain(value: Any) -> Any:

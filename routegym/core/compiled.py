@@ -60,7 +60,7 @@ def _look_up(f, s, many, actions, edge, cost, landing):  # type: ignore[no-untyp
         edge[i] = first
         cost[i] = worst
         if many:
-            edge[i] += np.int64(_uniform(s.key[i], _SAMPLE, s.draws[i]) * f.count[node, action])
+            edge[i] += np.int64(_uniform(s.key[i], _SAMPLE, s.draws[i]) * f.samples[node, action])
     for i in range(len(actions)):
         at = edge[i]
         if at < 0:

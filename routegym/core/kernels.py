@@ -77,7 +77,7 @@ class NumpyKernel:
         if edge.min() < 0 or not admitted.all():
             return None
         if tables.many:
-            count = fields.count.reshape(-1).take(place)
+            count = fields.samples.reshape(-1).take(place)
             edge += (streams.uniform(slots.key, streams.SAMPLE, slots.draws) * count).astype(np.int64)
         record = tables.edges.take(edge)
         cost, landing, signals = record["cost_usd"].copy(), record["next"], record["signals"]
@@ -89,7 +89,7 @@ class NumpyKernel:
         if (cost > worst).any():
             return None
 
-        slots.spent_usd += cost
+        slots.spent_usd[:] += cost
         slots.node[:] = landing
         slots.response_signals[:] = signals
         after = tables.nodes.take(landing)
@@ -102,11 +102,8 @@ class NumpyKernel:
         if some_over:
             terminated[over] = truncated[over] = False
             score[over] = 0.0
-            slots.draws += ~over
-        else:
-            slots.draws += 1
-        slots.ended |= terminated
-        slots.ended |= truncated
+        slots.draws[:] += edge >= 0
+        slots.ended[:] |= terminated | truncated
         return Outcome(edge, cost, score, terminated, truncated)
 
     def observe(self, tables: Tables, slots: Slots, rows: Rows, out: npt.NDArray[np.float32]) -> None:

@@ -15,10 +15,10 @@ _BAR = 20
 
 
 def format_usd(amount: float) -> str:
-    """USD with four significant digits, ``no cap`` for infinity."""
+    """USD to a millionth, finer where that would be zero; ``no cap`` for infinity."""
     if np.isinf(amount):
         return "no cap"
-    return f"${amount:.4g}" if amount == 0 or abs(amount) >= 1e-3 else f"${amount:.3e}"
+    return f"${amount:.2e}" if 0 < abs(amount) < 1e-6 else f"${amount:.6f}"
 
 
 def route_text(env: RoutingVectorEnv, slot: int) -> str:

@@ -57,7 +57,7 @@ class Fields(NamedTuple):
 
     reserve_usd: Floats  # (nodes, actions)
     first: npt.NDArray[np.int32]  # (nodes, actions)
-    count: npt.NDArray[np.uint8]  # (nodes, actions)
+    samples: npt.NDArray[np.uint8]  # (nodes, actions)
     floor_usd: Floats
     score: npt.NDArray[np.float32]
     status: npt.NDArray[np.uint8]
@@ -99,7 +99,7 @@ class Tables:
         self.fields = Fields(
             reserve_usd=graph.node_reserve,
             first=graph.edge_first,
-            count=graph.edge_count,
+            samples=graph.edge_count,
             floor_usd=self.nodes["floor_usd"],
             score=self.nodes["score"],
             status=self.nodes["status"],

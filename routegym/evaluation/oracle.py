@@ -147,11 +147,9 @@ def oracle_frontier(graph: TransitionGraph, tasks: npt.ArrayLike) -> tuple[_Floa
     high_score, high_cost = best(np.ones(n), np.zeros(n))
     # Each task keeps a stack of segments still to be examined; finished ones are edges of its hull.
     Segment = tuple[float, float, float, float]
+    rises = (high_score > low_score + _TIE) & (high_cost > low_cost)
     stacks: list[list[Segment]] = [
-        [(low_cost[i], low_score[i], high_cost[i], high_score[i])]
-        if high_score[i] > low_score[i] + _TIE
-        else []
-        for i in range(n)
+        [(low_cost[i], low_score[i], high_cost[i], high_score[i])] if rises[i] else [] for i in range(n)
     ]
     edge_cost: list[float] = []
     edge_score: list[float] = []
@@ -385,7 +383,7 @@ class _Capped:
         unsure = np.zeros(len(self.part.start), dtype=bool)
         waiting: dict[int, list[_Chunk]] = {}
         start, zeros = self.part.start[tasks], np.zeros(len(tasks))
-        glance = self._look(start, zeros, zeros, unsure)
+        glance = self._look(start, zeros, zeros)
         score, cost = glance.score, glance.paid
         asked = np.flatnonzero(glance.pending)
         starts = [
@@ -409,12 +407,11 @@ class _Capped:
             score[rows], cost[rows] = values[step][0][at], values[step][2][at]
         return score, cost, unsure[tasks]
 
-    def _look(self, nodes: _Ints, low: _Floats, high: _Floats, unsure: _Bools) -> _Glance:
-        """Judge pairs by what is left; marks tasks where the ends of a merged pair disagree."""
+    def _look(self, nodes: _Ints, low: _Floats, high: _Floats) -> _Glance:
+        """Judge pairs by what is left: surely at least that at `high`, surely at most that at `low`."""
         part, budget = self.part, self.budget
         rich = high + self.free_needs[nodes] <= budget
         broke = ~rich & (low + part.floor[nodes] > budget)
-        unsure[part.task[nodes[~rich & ~broke & (high + part.floor[nodes] > budget)]]] = True
         lost = ~rich & (broke | (low + self.least_to_score[nodes] > budget))
         ends = rich | (lost & (high + self.thrift_needs[nodes] <= budget))
         cost = np.where(lost, self.thrift.cost[nodes], self.free.cost[nodes])
@@ -442,7 +439,10 @@ class _Capped:
     def _follow(
         self, nodes: _Ints, low: _Floats, high: _Floats, unsure: _Bools, waiting: dict[int, list[_Chunk]]
     ) -> _Links:
-        """The choices at the pairs of one step that may turn out best, and the pairs they lead to."""
+        """The choices at the pairs of one step that may turn out best, and the pairs they lead to.
+
+        Marks tasks in `unsure` where the ends of a merged pair disagree on what is legal.
+        """
         part, budget = self.part, self.budget
         legal = low[:, None] + part.reserve[nodes] <= budget  # (m, A)
         doubtful = legal & (high[:, None] + part.reserve[nodes] > budget)
@@ -459,7 +459,7 @@ class _Capped:
         which = origin[choice], action[choice], sample
         weight, paid, following = part.weight[which], part.cost[which], part.next[which]
         low_then, high_then = low[state[choice]] + paid, high[state[choice]] + paid
-        glance = self._look(following, low_then, high_then, unsure)
+        glance = self._look(following, low_then, high_then)
 
         def expected(values: _Floats) -> _Floats:
             return np.bincount(choice, weight * values, n).astype(np.float64)

@@ -108,6 +108,10 @@ class TransitionGraph:
         """float64 (n_nodes,): USD of the cheapest legal action's reserve, inf where there is none."""
         return self.nodes["floor_usd"]
 
+    def arm_floor(self, nodes: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """USD of the cheapest arm's reserve in these situations, controls left out; inf where there is none."""
+        return _floor(self.node_reserve[nodes, : self.n_arms])
+
     @property
     def node_signals(self) -> Array:
         """float32 (n_nodes, k) in [0, 1]: what the router may see of a situation."""
@@ -231,7 +235,7 @@ class TransitionGraph:
 
 def _floor(reserve: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The smallest legal reserve of each row; fmin passes over NaN."""
-    return np.fmin.reduce(reserve, axis=1, initial=np.inf)
+    return np.asarray(np.fmin.reduce(reserve, axis=1, initial=np.inf))
 
 
 def _with_room(array: Array, size: int) -> Array:

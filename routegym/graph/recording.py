@@ -182,7 +182,7 @@ class Recording:
         """
         graph = self.graph
         starts = graph.task_start[self.split("train" if "train" in self.tasks.splits else "all")]
-        floors = graph.node_floor[graph.task_start]
+        floors = graph.arm_floor(graph.task_start)
         floor = float(floors[np.isfinite(floors)].max(initial=0.0))
         if graph.complete:
             costs = np.array(

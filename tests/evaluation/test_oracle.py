@@ -22,7 +22,7 @@ Action = tuple[float, list[tuple[float, int]]]
 
 
 def graph_of(*situations: list[Action] | float, steps: list[int] | None = None) -> TransitionGraph:
-    """One task. A situation is its score if it is ended, or its actions: (reserve, [(cost, next), ...]) each."""
+    """One task. A situation is its score if ended, or its actions: (reserve, [(cost, next), ...]) each."""
     n, n_actions = len(situations), max(len(s) for s in situations if isinstance(s, list))
     graph = TransitionGraph(n_tasks=1, n_arms=n_actions, n_actions=n_actions, node_signals=0, edge_signals=0)
     reserve = np.full((n, n_actions), np.nan)
@@ -112,7 +112,7 @@ def test_order_of_payment_decides_at_the_last_digit():
 
 @pytest.mark.parametrize("cheap_way", [False, True])
 def test_merged_amounts_are_told_apart_where_the_budget_lies_between_them(cheap_way):
-    """Chance pays 0.1, 0.2, 0.3 in either order on the way to situation 5; only one order leaves enough there."""
+    """Chance pays 0.1, 0.2, 0.3 in either order on the way to situation 5; one order leaves enough there."""
     forth, back = 0.1 + 0.2 + 0.3, 0.3 + 0.2 + 0.1
     assert forth > back
     last = 1.0

@@ -1,0 +1,254 @@
+"""The commands as a user meets them: what they write, what they print, and what they say of mistakes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from routegym.cli.main import main
+from routegym.graph.recording import Recording
+from routegym.policies.network import load_networks
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a command that must fail with exit code 2 says: its last line on stderr."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    assert stop.value.code == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown
+    message = shown.splitlines()[-1]
+    assert message.startswith("error: ")
+    return message
+
+
+def test_a_run_folder_holds_everything(trained: Path, recording: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    assert names == {
+        "config.yaml",
+        "frontier.png",
+        "metrics.json",
+        "metrics.jsonl",
+        "policy.json",
+        "policy.safetensors",
+        "results.parquet",
+    }
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["content_hash"] == Recording.load(recording).content_hash
+    assert config["seeds"] == [0, 1]
+    assert {"routegym", "torch", "numpy"} <= set(config["versions"])
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert {line["seed"] for line in lines} == {0, 1}
+    assert max(line["step"] for line in lines) >= 16384
+    assert all(abs(sum(line["shares"]) - 1) < 1e-3 for line in lines)
+
+
+def test_results_have_a_row_for_every_policy_seed_and_budget(trained: Path) -> None:
+    table = pq.read_table(trained / "results.parquet")
+    assert table.column_names == [
+        "env",
+        "policy",
+        "seed",
+        "budget_usd",
+        "lambda",
+        "score",
+        "cost_usd",
+        "violations",
+    ]
+    rows = table.to_pylist()
+    metrics = json.loads((trained / "metrics.json").read_text())
+    learned = [row for row in rows if row["policy"] == "policy"]
+    assert len(learned) == 2 * len(metrics["policy"]["budgets"]) == 20
+    assert all(row["violations"] == 0 for row in rows)
+    assert all(row["cost_usd"] <= row["budget_usd"] for row in rows)
+    point = metrics["policy"]["budgets"][3]
+    same = [row["score"] for row in learned if row["budget_usd"] == point["budget_usd"]]
+    assert sum(same) / 2 == pytest.approx(point["score"])
+
+
+def test_the_oracle_is_never_beaten(trained: Path) -> None:
+    metrics = json.loads((trained / "metrics.json").read_text())
+    for point in metrics["policy"]["budgets"]:
+        assert point["score"] <= point["oracle_score"] + 1e-12
+    assert all(rival["aiq"] <= metrics["oracle"]["aiq"] + 1e-12 for rival in metrics["against"].values())
+
+
+def test_evaluate_gives_the_same_numbers_again_elsewhere(
+    trained: Path, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = shutil.copytree(recording, tmp_path / "moved")
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / "metrics.json").unlink()
+    monkeypatch.chdir(tmp_path)
+    main(["evaluate", "run", "--recording", str(moved)])
+    assert json.loads((run / "metrics.json").read_text()) == json.loads((trained / "metrics.json").read_text())
+
+
+def test_enjoy_shows_a_route(trained: Path, recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = Recording.load(recording).tasks
+    capsys.readouterr()
+    main(["enjoy", str(trained), "--task", tasks.ids[0]])
+    shown = capsys.readouterr().out
+    assert tasks.ids[0] in shown
+    assert tasks.prompts[0] in shown
+    assert "may cost $" in shown
+    assert "score " in shown
+
+
+def test_training_goes_on_where_it_stopped(trained: Path, recording: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["train", "--recording", str(recording), "--out", str(run), "--steps", "16384", "--no-evaluate"]
+    main([*arguments, "--seeds", "2"])
+    whole = (run / "policy.safetensors").read_bytes()
+    assert whole == (trained / "policy.safetensors").read_bytes()  # same seeds, same weights
+    from routegym.policies.network import save_networks
+
+    save_networks(run, {0: load_networks(run)[0]})  # as if seed 1 had been interrupted
+    main([*arguments, "--seeds", "2"])
+    assert (run / "policy.safetensors").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--env", "routegym/AgentStep-v0"], ["env", "AgentStep-v0", "routegym/AgentSteps-v0"]),
+        (["train", "--seeds", "0"], ["seeds = 0"]),
+        (["train", "--steps", "-5"], ["steps", "-5"]),
+        (["train", "--recording", "/nowhere"], ["/nowhere", "shipped recording"]),
+        (["train", "--budget-usd", "-1", "1"], ["budget_usd", "-1"]),
+        (["train", "--lambda", "nan"], ["lambda_", "nan"]),
+        (["evaluate", "/nowhere"], ["/nowhere", "routegym train"]),
+        (["enjoy", "/nowhere"], ["/nowhere", "routegym train"]),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], words: list[str], recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if arguments[0] == "train":
+        arguments = [*arguments, "--out", str(tmp_path / "run")]
+        if "--recording" not in arguments:
+            arguments += ["--recording", str(recording)]
+    message = refused(capsys, *arguments)
+    assert all(word in message for word in words), message
+    assert not (tmp_path / "run").exists()
+
+
+def damage_truncate(run: Path) -> str:
+    path = run / "policy.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    return "policy.safetensors"
+
+
+def damage_weights(run: Path) -> str:
+    from routegym.policies.network import save_networks
+
+    networks = load_networks(run)
+    with __import__("torch").no_grad():
+        next(networks[0].parameters()).fill_(float("nan"))
+    save_networks(run, networks)
+    return "not finite"
+
+
+def damage_json(run: Path) -> str:
+    (run / "policy.json").write_text("{")
+    return "policy.json"
+
+
+def damage_missing(run: Path) -> str:
+    (run / "policy.json").unlink()
+    return "policy.json"
+
+
+def damage_columns(run: Path) -> str:
+    meta = json.loads((run / "policy.json").read_text())
+    meta["columns"][0] = "something else"
+    (run / "policy.json").write_text(json.dumps(meta))
+    return "something else"
+
+
+def damage_widths(run: Path) -> str:
+    meta = json.loads((run / "policy.json").read_text())
+    meta["hidden"] = [7, 7]
+    (run / "policy.json").write_text(json.dumps(meta))
+    return "does not fit policy.json"
+
+
+def damage_config(run: Path) -> str:
+    config = yaml.safe_load((run / "config.yaml").read_text()) | {"seeds": []}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    return "seeds"
+
+
+def damage_yaml(run: Path) -> str:
+    (run / "config.yaml").write_text("env: [")
+    return "not valid YAML"
+
+
+def damage_tag(run: Path) -> str:
+    (run / "config.yaml").write_text("!!python/object/apply:os.system ['echo hacked > hacked']")
+    return "not valid YAML"
+
+
+def damage_hash(run: Path) -> str:
+    config = yaml.safe_load((run / "config.yaml").read_text()) | {"content_hash": "0" * 64}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    return "content hash"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_truncate,
+        damage_weights,
+        damage_json,
+        damage_missing,
+        damage_columns,
+        damage_widths,
+        damage_config,
+        damage_yaml,
+        damage_tag,
+        damage_hash,
+    ],
+)
+def test_a_damaged_run_is_refused(damage: object, run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    word = damage(run_folder)  # type: ignore[operator]
+    before = (run_folder / "metrics.json").read_bytes()
+    assert word in refused(capsys, "evaluate", str(run_folder))
+    assert word in refused(capsys, "enjoy", str(run_folder))
+    assert (run_folder / "metrics.json").read_bytes() == before
+    assert not Path("hacked").exists()
+
+
+def test_another_configuration_does_not_overwrite_a_run(
+    run_folder: Path, recording: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("train", "--recording", str(recording), "--out", str(run_folder), "--seeds", "3")
+    assert "another" in refused(capsys, *arguments)
+
+
+def test_a_folder_that_is_no_run_is_left_alone(
+    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    message = refused(capsys, "train", "--recording", str(recording), "--out", str(tmp_path))
+    assert "not a run folder" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_doctor_names_what_is_missing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "matplotlib" else real(name, *rest)
+    )
+    main(["doctor"])
+    shown = capsys.readouterr().out
+    assert "missing: matplotlib" in shown
+    assert 'pip install "routegym[plots]"' in shown
