@@ -63,7 +63,8 @@ for module in pkgutil.walk_packages(routegym.__path__, "routegym.", onerror=lamb
     except MissingExtraError as error:
         assert "pip install" in str(error)
     except ImportError as error:
-        print(module.name, repr(error))
+        if module.name != "routegym.core.compiled":  # routegym.core.kernels asks for numba before
+            print(module.name, repr(error))
 """
 
 

@@ -185,11 +185,12 @@ class TransitionGraph:
         else:
             self._edges = records  # a large recording is not held twice while it is loaded
         if len(records):
-            key = node * self.n_actions + np.asarray(action)
-            starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
-            counts = np.diff(np.append(starts, len(key)))
-            self._first.reshape(-1)[key[starts]] = low + starts
-            self._count.reshape(-1)[key[starts]] = counts
+            place = node * self.n_actions + np.asarray(action)
+            starts = np.flatnonzero(np.concatenate([[True], place[1:] != place[:-1]]))
+            place = place[starts]
+            self._first.reshape(-1)[place] = low + starts
+            counts = np.diff(starts, append=len(records))
+            self._count.reshape(-1)[place] = counts
             self.max_samples = max(self.max_samples, int(counts.max()))
         self.n_edges = high
         self.version += 1
@@ -197,12 +198,12 @@ class TransitionGraph:
 
     def set_reserves(self) -> None:
         """Take the reserve of every recorded (node, action) from its edges: the largest of its samples."""
-        node, action = np.nonzero(self.edge_count)
-        first, count = self.edge_first[node, action], self.edge_count[node, action]
+        place = np.flatnonzero(self.edge_count)
+        first, count = self.edge_first.reshape(-1)[place], self.edge_count.reshape(-1)[place]
         reserve = self.edges["reserve_usd"][first]
         for sample in range(1, self.max_samples):
             reserve = np.maximum(reserve, self.edges["reserve_usd"][first + np.minimum(sample, count - 1)])
-        self._reserve[node, action] = reserve
+        self._reserve.reshape(-1)[place] = reserve
         self._nodes["floor_usd"][: self.n_nodes] = _floor(self.node_reserve)
         self.version += 1
 
@@ -215,10 +216,12 @@ class TransitionGraph:
 
     def edge_sources(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """The (node, action) that each edge was recorded for, int32 (n_edges,) each."""
-        node, action = (part.astype(np.int32) for part in np.nonzero(self.edge_count))
-        count = self.edge_count[node, action]
-        order = np.argsort(self.edge_first[node, action], kind="stable")
-        return np.repeat(node[order], count[order]), np.repeat(action[order], count[order])
+        place = np.flatnonzero(self.edge_count)
+        first = self.edge_first.reshape(-1)[place]
+        if (first[1:] < first[:-1]).any():  # a loaded recording is in order
+            place = place[np.argsort(first, kind="stable")]
+        place = np.repeat(place, self.edge_count.reshape(-1)[place])
+        return (place // self.n_actions).astype(np.int32), (place % self.n_actions).astype(np.int32)
 
     @property
     def complete(self) -> bool:

@@ -26,7 +26,8 @@ from routegym.tasks.taskset import TaskSet
 
 __all__ = ["RecordingMeta", "read_meta", "read_tables", "write_tables"]
 
-_ROWS = 1 << 18  # rows held at a time: a few tens of MB
+_ROWS = 1 << 18  # rows written at a time, a few tens of MB; this is the row group of the files
+_ROWS_READ = 1 << 16  # rows read at a time: what is held beside the graph while it loads
 _NodeTable = {"task": pa.int32(), "step": pa.int16(), "status": pa.uint8(), "score": pa.float32()}
 _EdgeTable = {"node": pa.int32(), "action": pa.int16(), "next": pa.int32()} | dict.fromkeys(
     TOKEN_KINDS, pa.int32()
@@ -376,7 +377,7 @@ def _batches(path: Path, fields: dict[str, pa.DataType], rows: int) -> Iterator[
     """(first row, batch) over a table that is checked first."""
     with _open(path, fields, rows) as file:
         low = 0
-        for batch in file.iter_batches(batch_size=_ROWS, columns=list(fields)):
+        for batch in file.iter_batches(batch_size=_ROWS_READ, columns=list(fields), use_threads=False):
             for name in fields:
                 if batch[name].null_count:
                     raise RecordingError(f"{path}: column {name!r} has empty cells; fill or drop those rows")
