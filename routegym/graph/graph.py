@@ -177,7 +177,6 @@ class TransitionGraph:
         Returns:
             Edge ids, int32 (n,).
         """
-        node = np.asarray(node, dtype=np.int64)
         low, high = self.n_edges, self.n_edges + len(records)
         if len(self._edges):
             self._edges = _with_room(self._edges, high)
@@ -185,7 +184,7 @@ class TransitionGraph:
         else:
             self._edges = records  # a large recording is not held twice while it is loaded
         if len(records):
-            place = node * self.n_actions + np.asarray(action)
+            place = np.asarray(node, dtype=np.int64) * self.n_actions + np.asarray(action)
             starts = np.flatnonzero(np.concatenate([[True], place[1:] != place[:-1]]))
             place = place[starts]
             self._first.reshape(-1)[place] = low + starts

@@ -27,7 +27,7 @@ from routegym.tasks.taskset import TaskSet
 __all__ = ["RecordingMeta", "read_meta", "read_tables", "write_tables"]
 
 _ROWS = 1 << 18  # rows written at a time, a few tens of MB; this is the row group of the files
-_ROWS_READ = 1 << 16  # rows read at a time: what is held beside the graph while it loads
+_ROWS_READ = 1 << 15  # rows read at a time: what is held beside the graph while it loads
 _NodeTable = {"task": pa.int32(), "step": pa.int16(), "status": pa.uint8(), "score": pa.float32()}
 _EdgeTable = {"node": pa.int32(), "action": pa.int16(), "next": pa.int32()} | dict.fromkeys(
     TOKEN_KINDS, pa.int32()
@@ -386,5 +386,6 @@ def _batches(path: Path, fields: dict[str, pa.DataType], rows: int) -> Iterator[
                 break
             yield low, batch
             low += len(batch)
+        pa.default_memory_pool().release_unused()
         if low != rows:
             raise RecordingError(f"{path}: not the {rows} rows that it announces; copy or rebuild the recording")

@@ -1,0 +1,51 @@
+"""The examples and the README's Python run as they stand."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str, cwd: Path) -> str:
+    done = subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Warn" not in done.stderr
+    return done.stdout
+
+
+def test_sb3_example(tmp_path: Path) -> None:
+    shown = run(str(ROOT / "docs/examples/sb3_ppo.py"), "2048", cwd=tmp_path)
+    assert re.search(r"mean reward on test tasks: -?0\.\d+", shown)
+    assert re.search(r"score [01], cost \$0\.\d+", shown)
+
+
+def test_cleanrl_example_learns(tmp_path: Path) -> None:
+    shown = run(str(ROOT / "docs/examples/cleanrl_ppo.py"), "120000", cwd=tmp_path)
+    scores = [float(score) for score in re.findall(r"score (\d\.\d+)", shown)]
+    assert sum(scores[-5:]) / 5 > sum(scores[:5]) / 5 + 0.05
+
+
+def test_live_example(tmp_path: Path) -> None:
+    shown = run(str(ROOT / "docs/examples/live_pool.py"), "10", cwd=tmp_path)
+    assert "replaying them costs nothing" in shown
+
+
+@pytest.mark.parametrize("page", ["README.md"])
+def test_python_blocks_run(page: str, tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        run("-c", block, cwd=tmp_path)
+
+
+def test_links_in_the_pages_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
