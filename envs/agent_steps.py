@@ -146,7 +146,8 @@ class AgentStepsEnv(RoutingEnv):
 
     | group | meaning |
     | --- | --- |
-    | ``node_signals`` | one-hot level of the next operation; operations left by operator and numbers left by digits, each / 8; wasted calls / 3 |
+    | ``node_signals`` | one-hot level of the next operation; operations left by operator and numbers left by digits, |
+    | | each / 8; wasted calls / 3 |
     | ``arm_reserve`` | worst case of each arm here / cost scale |
     | ``edge_signals`` | confidence of the last answer and whether it was well-formed; 0 at the start |
     | ``affordable`` | 1 for each arm that may be chosen now |

@@ -87,9 +87,7 @@ class CascadeWorkflow:
             else:
                 call = (action.name, response.text, confidence(response))
                 calls = (*state.calls, call)
-                after.append(
-                    replace(state, step=state.step + 1, calls=calls, closed=len(calls) >= self.most_calls)
-                )
+                after.append(replace(state, step=state.step + 1, calls=calls, closed=len(calls) >= self.most_calls))
         return after
 
     def outcome(

@@ -55,9 +55,7 @@ class _Baseline:
             return self._names.index(arm)
         if isinstance(arm, (int, np.integer)) and 0 <= arm < self.n_arms:
             return int(arm)
-        raise ConfigError(
-            f"arm {arm!r} is unknown; expected an index below {self.n_arms} or one of {self._names}"
-        )
+        raise ConfigError(f"arm {arm!r} is unknown; expected an index below {self.n_arms} or one of {self._names}")
 
     def _masks(self, observation: _Observation, action_masks: _Masks | None) -> _Masks:
         if action_masks is not None:
@@ -219,9 +217,7 @@ class RandomMixture(_Baseline):
         seed: fixes the draws.
     """
 
-    def __init__(
-        self, recording: Recording, first: int | str, second: int | str, share: float, seed: int = 0
-    ) -> None:
+    def __init__(self, recording: Recording, first: int | str, second: int | str, share: float, seed: int = 0) -> None:
         super().__init__(recording)
         if not 0 <= share <= 1:
             raise ConfigError(f"share = {share!r}; expected the probability of the second arm, 0 to 1")
@@ -239,8 +235,7 @@ class RandomMixture(_Baseline):
         low, high = sorted((first_usd, second_usd))
         if not low <= mean_usd <= high or low == high:
             raise ConfigError(
-                f"mean_usd = {mean_usd!r}; expected a cost between those of two different arms, "
-                f"{low!r} and {high!r}"
+                f"mean_usd = {mean_usd!r}; expected a cost between those of two different arms, {low!r} and {high!r}"
             )
         return (mean_usd - first_usd) / (second_usd - first_usd)
 

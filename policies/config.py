@@ -80,6 +80,4 @@ def tuned(algo: str, env_id: str, changes: dict[str, Any] | None = None) -> PPOC
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         known = ", ".join(field.name for field in dataclasses.fields(PPOConfig))
-        raise ConfigError(
-            f"{path.name}: {name} = {first['input']!r}: {first['msg']}; fields: {known}"
-        ) from None
+        raise ConfigError(f"{path.name}: {name} = {first['input']!r}: {first['msg']}; fields: {known}") from None

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +66,12 @@ class NetworkPolicy(th.nn.Module):
         self.spec = spec
         widths = [len(spec.columns), *spec.hidden]
         layers: list[th.nn.Module] = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in pairwise(widths):
             layers += [th.nn.Linear(before, after), th.nn.Tanh()]
         self.layers = th.nn.Sequential(*layers, th.nn.Linear(widths[-1], len(spec.actions)))
         self._generator = th.Generator().manual_seed(0)
 
-    def logits(
-        self, observation: npt.NDArray[np.float32], action_masks: npt.NDArray[Any] | None = None
-    ) -> th.Tensor:
+    def logits(self, observation: npt.NDArray[np.float32], action_masks: npt.NDArray[Any] | None = None) -> th.Tensor:
         """Logits (n, n_actions), -inf where masked."""
         with th.inference_mode():
             logits: th.Tensor = self.layers(th.as_tensor(np.asarray(observation, dtype=np.float32)))
@@ -131,18 +130,12 @@ def load_networks(folder: Path) -> dict[int, NetworkPolicy]:
         meta = json.loads(path.read_text(encoding="utf-8"))
         if meta["format"] != _FORMAT:
             raise RunError(f"{path}: format = {meta['format']!r}; expected {_FORMAT!r}; train again")
-        spec = NetworkSpec(
-            tuple(meta["columns"]), tuple(meta["actions"]), tuple(int(h) for h in meta["hidden"])
-        )
+        spec = NetworkSpec(tuple(meta["columns"]), tuple(meta["actions"]), tuple(int(h) for h in meta["hidden"]))
         seeds = [int(seed) for seed in meta["seeds"]]
     except FileNotFoundError:
-        raise RunError(
-            f"{path}: no such file; is {folder} a run folder that was trained to the end?"
-        ) from None
+        raise RunError(f"{path}: no such file; is {folder} a run folder that was trained to the end?") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{path}: damaged ({type(error).__name__}: {error}); train again or copy it anew"
-        ) from None
+        raise RunError(f"{path}: damaged ({type(error).__name__}: {error}); train again or copy it anew") from None
     path = folder / "policy.safetensors"
     try:
         tensors = load_file(path)
@@ -152,9 +145,7 @@ def load_networks(folder: Path) -> dict[int, NetworkPolicy]:
     for seed in seeds:
         network = NetworkPolicy(spec)
         prefix = f"{seed}/"
-        weights = {
-            name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)
-        }
+        weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:

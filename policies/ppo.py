@@ -25,9 +25,7 @@ from routegym.core.sb3 import SB3RoutingVecEnv
 __all__ = ["network_of", "train_ppo"]
 
 
-def train_ppo(
-    env: RoutingVectorEnv, config: PPOConfig, seed: int, callback: BaseCallback | None = None
-) -> MaskablePPO:
+def train_ppo(env: RoutingVectorEnv, config: PPOConfig, seed: int, callback: BaseCallback | None = None) -> MaskablePPO:
     """Train MaskablePPO on the CPU; same seed and number of threads, same weights.
 
     Args:

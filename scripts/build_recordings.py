@@ -67,9 +67,7 @@ class Build:
             )
             if known is not None and known.content_hash != fresh.content_hash:
                 differing += 1
-                console.print(
-                    f"  [bold red]differs[/] from {target}: " + ", ".join(_differences(known, fresh))
-                )
+                console.print(f"  [bold red]differs[/] from {target}: " + ", ".join(_differences(known, fresh)))
             elif known is not None:
                 console.print(f"  identical to {target}")
             if not self.check and (known is None or known.content_hash != fresh.content_hash):
@@ -88,9 +86,7 @@ def _record(kind: Kind, pool: Pool, count: int, console: Console) -> Recording:
         line = bar.add_task("start")
         explore(
             Expander(workflow, pool, recording),
-            progress=lambda done, left: bar.update(
-                line, description=f"{done:,} calls recorded, {left:,} waiting"
-            ),
+            progress=lambda done, left: bar.update(line, description=f"{done:,} calls recorded, {left:,} waiting"),
         )
     recording.fix_scales()
     return recording
@@ -100,9 +96,7 @@ def _problem(kind: Kind, pool: Pool, count: int) -> tuple[Workflow, TaskSet]:
     if kind == "agent_steps":
         return AgentStepsWorkflow(), generate_tasks(count, seed=_SEEDS[kind])
     single = generate_tasks(count, operations=(1, 1), seed=_SEEDS[kind])
-    tasks = TaskSet(
-        single.ids, tuple(text[1:-1] for text in single.prompts), single.references, single.splits
-    )
+    tasks = TaskSet(single.ids, tuple(text[1:-1] for text in single.prompts), single.references, single.splits)
     if kind == "single_call":
         return SingleCallWorkflow(), tasks
     return CascadeWorkflow([arm.name for arm in pool.arms]), tasks

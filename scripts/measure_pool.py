@@ -49,9 +49,7 @@ def whole_tasks(pool: Pool, arm: Arm, texts: list[str], seed: int) -> float:
     states: list[str | None] = list(texts)
     while True:
         open_steps = [
-            (index, step)
-            for index, text in enumerate(states)
-            if text and (step := next_operation(text)) is not None
+            (index, step) for index, text in enumerate(states) if text and (step := next_operation(text)) is not None
         ]
         if not open_steps:
             break
@@ -197,9 +195,7 @@ def report(pool: Pool, count: int, tasks: int, seed: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pool", type=Path, help="pool file (default: the embedded one)")
     parser.add_argument("--count", type=int, default=2000, help="operations per level and arm")
     parser.add_argument("--tasks", type=int, default=1000, help="whole tasks per arm")

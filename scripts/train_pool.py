@@ -111,7 +111,7 @@ RECIPES: dict[str, Recipe] = {
         width=64,
         layers=2,
         heads=4,
-        levels={"add1": 1, "sub1": 1, "mul1": 1, "add2": 2, "sub2": 2, "mul2": 2, "add3": 0.12, "sub3": 0.12},
+        levels={"add1": 1, "sub1": 1, "mul1": 1, "add2": 2, "sub2": 2, "mul2": 2, "add3": 0.22, "sub3": 0.22},
         written=0.0,
         steps=2400,
         batch=256,
@@ -305,9 +305,7 @@ def accuracies(model: GPT2LMHeadModel, recipe: Recipe) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=sorted(RECIPES), action="append", help="only these (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=DATA, help="folder to write to (default: the package's)")

@@ -50,11 +50,11 @@ def _summary(metrics: dict[str, Any]) -> str:
     best = max((rival["aiq"], name) for name, rival in metrics["against"].items() if name != "zero router")[1]
     ahead = metrics["against"][best]["difference"]
     return (
-        f"*AgentSteps, {metrics['tasks']} held-out tasks, {metrics['seeds']} training seeds. Over the common range of mean costs "
-        f"the learned policy scores {zero['estimate']:+.3f} {_range(zero)} above the zero router and {ahead['estimate']:+.3f} "
-        f"{_range(ahead)} above the best fixed strategy ({best}), closes {gap['estimate']:.0%} of the gap to the clairvoyant optimum, "
-        f"and exceeds its budget in {metrics['policy']['violations']} episodes (95 % paired bootstrap over tasks and seeds; "
-        "[details](docs/results.md)).*"
+        f"*AgentSteps, {metrics['tasks']} held-out tasks, {metrics['seeds']} training seeds. Over the common range of mean\n"
+        f"costs the learned policy scores {zero['estimate']:+.3f} {_range(zero)} above the zero router and\n"
+        f"{ahead['estimate']:+.3f} {_range(ahead)} above the best fixed strategy ({best}), closes {gap['estimate']:.0%} of the\n"
+        f"gap to the clairvoyant optimum, and exceeds its budget in {metrics['policy']['violations']} episodes (95 % paired\n"
+        "bootstrap over tasks and seeds; [details](docs/results.md)).*"
     )
 
 
@@ -62,7 +62,8 @@ def _results(metrics: dict[str, Any], run: Run) -> str:
     config, gap = run.config, metrics["oracle_gap_closed"]
     low, high = metrics["cost_range_usd"]
     lines = [
-        f"Recording `{metrics['recording']}` (content hash `{metrics['content_hash'][:12]}`), {metrics['split']} split, "
+        f"Recording `{metrics['recording']}` (content hash `{metrics['content_hash'][:12]}`), "
+        f"{metrics['split']} split, "
         f"{metrics['tasks']} tasks, training seeds {config.seeds}; "
         + ", ".join(f"{name} {version}" for name, version in config.versions.items())
         + f"; {config.machine}, {config.threads} thread(s).",
@@ -80,7 +81,8 @@ def _results(metrics: dict[str, Any], run: Run) -> str:
         lines.append(f"| {name} | {rival['aiq']:.4f} | {lead['estimate']:+.4f} {_range(lead)} |")
     lines += [
         "",
-        f"Gap from the zero router to the optimum closed: **{gap['estimate']:.1%}** [{gap['low']:.1%}, {gap['high']:.1%}]. "
+        f"Gap from the zero router to the optimum closed: **{gap['estimate']:.1%}** "
+        f"[{gap['low']:.1%}, {gap['high']:.1%}]. "
         f"Episodes above their budget: {metrics['policy']['violations']}.",
         "",
         "| hard budget | mean cost | score | clairvoyant score at this cap | calls by arm |",
@@ -96,7 +98,10 @@ def _results(metrics: dict[str, Any], run: Run) -> str:
 
 
 def _recordings() -> str:
-    lines = ["| recording | tasks | situations | calls | cost scale | content hash |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "| recording | tasks | situations | calls | cost scale | content hash |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for name in shipped_recordings():
         recording = load_recording(name)
         graph = recording.graph

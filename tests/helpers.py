@@ -67,9 +67,7 @@ def start(
     return recording, Expander(workflow, pool, recording, samples)
 
 
-def build(
-    kind: str, tasks: int = 60, seed: int = 0, samples: Mapping[str, int] | None = None
-) -> Recording:
+def build(kind: str, tasks: int = 60, seed: int = 0, samples: Mapping[str, int] | None = None) -> Recording:
     """A complete recording of one family."""
     recording, expander = start(kind, tasks, seed, samples)
     explore(expander)

@@ -26,7 +26,9 @@ for arm in (0, len(pool.arms) - 1):
         score += info["score"].sum()
         done += (terminated | truncated).sum()
     cost = info["cost_usd_total"].mean()
-    print(f"always {pool.arms[arm].name:<16} score {score / done:.2f}  cost ${cost:.6f}  calls {recording.graph.n_edges}")
+    print(
+        f"always {pool.arms[arm].name:<16} score {score / done:.2f}  cost ${cost:.6f}  calls {recording.graph.n_edges}"
+    )
 
 folder = Path(tempfile.mkdtemp()) / "live"
 recording.save(folder)

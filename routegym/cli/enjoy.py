@@ -52,7 +52,11 @@ class Enjoy:
             raise ConfigError(f"policy_seed = {chosen}; this run has {sorted(policies)}")
         low, high = recording.budget_range_usd
         env = RoutingVectorEnv(
-            1, recording, split=self.split, autoreset_mode="Disabled", budget_usd=self.budget_usd or (low * high) ** 0.5
+            1,
+            recording,
+            split=self.split,
+            autoreset_mode="Disabled",
+            budget_usd=self.budget_usd or (low * high) ** 0.5,
         )
         console = Console()
         for episode in range(self.episodes):

@@ -49,7 +49,10 @@ class Evaluate:
         recording, policies = open_run(run, self.recording)
         console = Console()
         with Progress(
-            TextColumn("evaluating"), BarColumn(), TextColumn("{task.description}"), console=Console(stderr=True)
+            TextColumn("evaluating"),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            console=Console(stderr=True),
         ) as bar:
             line = bar.add_task("")
             result = compare(

@@ -36,7 +36,7 @@ _Commands = (
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; a mistake of the user's is one line on stderr and exit code 2."""
     command = tyro.cli(
-        _Commands,  # type: ignore[arg-type]
+        _Commands,
         prog="routegym",
         description=_ABOUT,
         args=arguments,

@@ -26,7 +26,8 @@ def route_text(env: RoutingVectorEnv, slot: int) -> str:
     recording, graph = env.recording, env.recording.graph
     route = env.routes[slot]
     node = int(env.node[slot])
-    lines = [f"task {recording.tasks.ids[int(graph.node_task[node])]}: {recording.tasks.prompts[int(graph.node_task[node])]}"]
+    task = int(graph.node_task[node])
+    lines = [f"task {recording.tasks.ids[task]}: {recording.tasks.prompts[task]}"]
     for step, (edge, action) in enumerate(route, start=1):
         record = graph.edges[edge]
         lines.append(

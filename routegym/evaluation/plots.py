@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
-    from matplotlib.text import Annotation
-    from matplotlib.transforms import Bbox
 
 __all__ = ["Curve", "frontier_figure"]
 
@@ -160,16 +158,19 @@ def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
 
 def _label_arms(axes: Axes, arms: Sequence[Curve], scale: float) -> None:
     """Name each arm near its marker, where the name covers no other name and as little else as may be."""
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
     covered = np.concatenate([_pixels(axes, line) for line in axes.lines] or [np.empty((0, 2))])
     taken: list[Bbox] = []
-    spots = [
-        (r * dx, r * dy) for r in (6, 11, 17, 24, 32) for dx in (1, 0, -1) for dy in (-1, 0, 1) if dx or dy
-    ]
+    steps = [(dx, dy) for dx in (1, 0, -1) for dy in (-1, 0, 1) if dx or dy]
+    spots = np.array([(r * dx, r * dy) for r in (6, 11, 17, 24, 32) for dx, dy in steps], dtype=float)
     for curve in arms:
         costs, scores = _points(curve)
+        point = (float(costs[0]) / scale, float(scores[0]))
         text = axes.annotate(
             curve.label,
-            (costs[0] / scale, scores[0]),
+            point,
             xytext=(0, 0),
             textcoords="offset points",
             fontsize=8.5,
@@ -177,32 +178,22 @@ def _label_arms(axes: Axes, arms: Sequence[Curve], scale: float) -> None:
             arrowprops={"arrowstyle": "-", "color": "0.35", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3},
         )
         text.set_in_layout(False)
+        size = np.array(Text.get_window_extent(text).size)
+        # The name stands to the side of the spot that is away from the marker.
+        low = axes.transData.transform(point) + spots * axes.figure.dpi / 72 + (np.sign(spots) - 1) / 2 * size
         found = []
-        for number, spot in enumerate(spots):
-            _place(text, spot)
-            box = _extent(text)
+        for number, corner in enumerate(low):
+            box = Bbox([corner - 1, corner + size + 1])
             hidden = int(((covered > box.min) & (covered < box.max)).all(axis=1).sum())
-            inside = all(axes.bbox.contains(*corner) for corner in (box.min, box.max))
+            inside = all(axes.bbox.contains(*end) for end in (box.min, box.max))
             clash = sum(box.overlaps(other) for other in taken) + (not inside)
-            found.append((1000.0 * clash + hidden + 0.8 * float(np.hypot(*spot)), number, box))
+            found.append((1000.0 * clash + hidden + 0.8 * float(np.hypot(*spots[number])), number, box))
         _, number, box = min(found, key=lambda item: item[:2])
-        _place(text, spots[number])
+        dx, dy = spots[number]
+        text.set_horizontalalignment("left" if dx > 0 else "right" if dx < 0 else "center")
+        text.set_verticalalignment("bottom" if dy > 0 else "top" if dy < 0 else "center")
+        text.xyann = (dx, dy)
         taken.append(box)
-
-
-def _extent(text: Annotation) -> Bbox:
-    """Where the name itself stands, without the line to its marker."""
-    from matplotlib.text import Text
-
-    text.get_window_extent()  # moves the text to its new place first
-    return Text.get_window_extent(text).padded(1)
-
-
-def _place(text: Annotation, spot: tuple[int, int]) -> None:
-    dx, dy = spot
-    text.set_horizontalalignment("left" if dx > 0 else "right" if dx < 0 else "center")
-    text.set_verticalalignment("bottom" if dy > 0 else "top" if dy < 0 else "center")
-    text.xyann = spot
 
 
 def _pixels(axes: Axes, line: Line2D) -> _Floats:

@@ -22,12 +22,14 @@ def evaluation_table(metrics: Mapping[str, Any]) -> Table:
         title=f"{metrics['recording']}, {metrics['tasks']} {metrics['split']} tasks, "
         f"{_count(metrics['seeds'], 'training seed')}",
         caption=(
-            f"AIQ: mean score at mean costs from {low:.3g} to {high:.3g} USD per task. "
-            "Brackets: 95 % paired bootstrap over tasks and seeds; * excludes 0.\n"
-            f"Gap from zero router to oracle closed: {gap['estimate']:.1%} "
-            f"[{gap['low']:.1%}, {gap['high']:.1%}]. "
-            f"Episodes above their budget: {metrics['policy']['violations']}."
+            f"AIQ: mean score over mean costs of {low:.3g} to {high:.3g} USD\n"
+            "brackets: 95 % paired bootstrap over tasks and seeds; *: without 0\n"
+            f"gap from zero router to oracle closed: {gap['estimate']:.1%} "
+            f"[{gap['low']:.1%}, {gap['high']:.1%}]\n"
+            f"episodes above their budget: {metrics['policy']['violations']}"
         ),
+        caption_justify="left",
+        min_width=72,
     )
     table.add_column("strategy")
     table.add_column("AIQ", justify="right")

@@ -231,7 +231,14 @@ class TransitionGraph:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays in use."""
-        used = (self.nodes, self.node_signals, self.node_reserve, self.edge_first, self.edge_count, self.edges)
+        used = (
+            self.nodes,
+            self.node_signals,
+            self.node_reserve,
+            self.edge_first,
+            self.edge_count,
+            self.edges,
+        )
         return sum(array.nbytes for array in used)
 
 

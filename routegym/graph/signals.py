@@ -22,9 +22,7 @@ def confidence(response: Response) -> float:
     return round(float(np.exp(min(response.logprob, 0.0))) * response.agreement, 3)
 
 
-def response_signals(
-    responses: Sequence[Response], valid: Callable[[str], bool]
-) -> npt.NDArray[np.float32]:
+def response_signals(responses: Sequence[Response], valid: Callable[[str], bool]) -> npt.NDArray[np.float32]:
     """`RESPONSE_SIGNALS` of responses, float32 (n, 2); `valid` tells a well-formed answer."""
     rows = [(confidence(response), float(valid(response.text))) for response in responses]
     return np.array(rows, dtype=np.float32).reshape(len(rows), len(RESPONSE_SIGNALS))

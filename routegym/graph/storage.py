@@ -97,10 +97,16 @@ def read_meta(folder: Path) -> RecordingMeta:
     """
     path = folder / "meta.json"
     if not path.is_file():
-        raise RecordingError(f"{path}: no such file; a recording is a folder with meta.json and three Parquet tables")
+        raise RecordingError(
+            f"{path}: no such file; a recording is a folder with meta.json and three Parquet tables"
+        )
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # also numbers too long and nesting too deep for Python
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # also numbers too long and nesting too deep for Python
         raise RecordingError(f"{path}: not valid JSON ({error}); copy or rebuild the recording") from None
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA_VERSION:
@@ -113,9 +119,13 @@ def read_meta(folder: Path) -> RecordingMeta:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise RecordingError(f"{path}: field {field}: {first['msg']} (got {str(first['input'])[:80]!r})") from None
+        raise RecordingError(
+            f"{path}: field {field}: {first['msg']} (got {str(first['input'])[:80]!r})"
+        ) from None
     if set(meta.files) != set(TABLES):
-        raise RecordingError(f"{path}: field files: {sorted(meta.files)}; expected a sha256 for each of {TABLES}")
+        raise RecordingError(
+            f"{path}: field files: {sorted(meta.files)}; expected a sha256 for each of {TABLES}"
+        )
     low, high = meta.budget_range_usd
     if low > high:
         raise RecordingError(f"{path}: field budget_range_usd: {low} > {high}; expected (lowest, highest)")
@@ -127,7 +137,9 @@ def read_meta(folder: Path) -> RecordingMeta:
     ):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise RecordingError(f"{path}: field {field}: {twice} occur twice; names must be unique, rename one")
+            raise RecordingError(
+                f"{path}: field {field}: {twice} occur twice; names must be unique, rename one"
+            )
     return meta
 
 
@@ -192,7 +204,11 @@ def write_tables(recording: Recording, folder: Path) -> str:
 def _canonical_order(recording: Recording) -> npt.NDArray[np.int64]:
     """Node ids sorted by task, step and text."""
     graph = recording.graph
-    columns = {"task": graph.node_task.copy(), "step": graph.node_step.copy(), "text": recording.texts.arrow()}
+    columns = {
+        "task": graph.node_task.copy(),
+        "step": graph.node_step.copy(),
+        "text": recording.texts.arrow(),
+    }
     order = pc.sort_indices(pa.table(columns), sort_keys=[(name, "ascending") for name in columns])
     return order.to_numpy(zero_copy_only=False).astype(np.int64)  # type: ignore[no-any-return]
 
@@ -211,7 +227,9 @@ def _write(path: Path, fields: dict[str, pa.DataType], rows: int, columns: Any, 
         for low in range(0, rows, _ROWS):
             values = columns(slice(low, min(low + _ROWS, rows)))
             arrays = {
-                name: pa.array(np.ascontiguousarray(v) if isinstance(v, np.ndarray) else v, type=schema.field(name).type)
+                name: pa.array(
+                    np.ascontiguousarray(v) if isinstance(v, np.ndarray) else v, type=schema.field(name).type
+                )
                 for name, v in values.items()
             }
             writer.write_table(pa.table(arrays, schema=schema))
@@ -388,4 +406,6 @@ def _batches(path: Path, fields: dict[str, pa.DataType], rows: int) -> Iterator[
             low += len(batch)
         pa.default_memory_pool().release_unused()
         if low != rows:
-            raise RecordingError(f"{path}: not the {rows} rows that it announces; copy or rebuild the recording")
+            raise RecordingError(
+                f"{path}: not the {rows} rows that it announces; copy or rebuild the recording"
+            )

@@ -45,7 +45,11 @@ def validate_graph(recording: Recording, where: str | None = None) -> None:
     is_open = status == OPEN
     score = nodes["score"]
     refuse(
-        ~is_open & ~((score >= 0) & (score <= 1)), "nodes", "score", score, "a score in [0, 1] of an ended situation"
+        ~is_open & ~((score >= 0) & (score <= 1)),
+        "nodes",
+        "score",
+        score,
+        "a score in [0, 1] of an ended situation",
     )
     refuse(is_open & ~np.isnan(score), "nodes", "score", score, "NaN while the situation is open")
     step = nodes["step"]
@@ -74,7 +78,9 @@ def validate_graph(recording: Recording, where: str | None = None) -> None:
         )
     target = edges["next"]
     refuse((target < 0) | (target >= graph.n_nodes), "edges", "next", target, f"a node below {graph.n_nodes}")
-    refuse(~is_open[source], "edges", "node", source, "an open situation: nothing can be chosen in an ended one")
+    refuse(
+        ~is_open[source], "edges", "node", source, "an open situation: nothing can be chosen in an ended one"
+    )
     refuse(task[target] != task[source], "edges", "next", target, "a situation of the same task")
     refuse(
         step[target] <= step[source],
@@ -88,7 +94,9 @@ def validate_graph(recording: Recording, where: str | None = None) -> None:
     for name in ("cost_usd", "flops", "latency_s"):
         value = edges[name]
         refuse(~(np.isfinite(value) & (value >= 0)), "edges", name, value, "a finite number >= 0")
-    limits = np.array([np.inf if a.max_completion_tokens is None else a.max_completion_tokens for a in recording.arms])
+    limits = np.array(
+        [np.inf if a.max_completion_tokens is None else a.max_completion_tokens for a in recording.arms]
+    )
     limits = np.append(limits, 0.0)[np.minimum(action, len(recording.arms))]
     generated = tokens[:, 2] + tokens[:, 3]
     refuse(generated > limits, "edges", "completion + reasoning tokens", generated, "at most the arm's limit")
@@ -105,4 +113,10 @@ def validate_graph(recording: Recording, where: str | None = None) -> None:
     refuse(~reached, "nodes", "node", index, "a situation that some edge leads to, or a task's start")
     if recording.provenance.get("complete"):
         stuck = is_open & ((graph.edge_first < 0) & ~np.isnan(graph.node_reserve)).any(axis=1)
-        refuse(stuck, "nodes", "node", index, "an edge for every arm of an open situation (meta.json says complete)")
+        refuse(
+            stuck,
+            "nodes",
+            "node",
+            index,
+            "an edge for every arm of an open situation (meta.json says complete)",
+        )

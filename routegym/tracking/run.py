@@ -36,7 +36,7 @@ class RunConfig(BaseModel):
     hyperparameters: dict[str, Any]
     seeds: Annotated[list[int], Field(min_length=1)]
     """One network is trained for each."""
-    budget_usd: Literal["sampled"] | None | float | tuple[float, float]
+    budget_usd: Literal["sampled"] | float | tuple[float, float] | None
     """Hard cap of the training episodes."""
     lambda_: float | tuple[float, float]
     """Price of cost in the training reward."""
@@ -95,9 +95,7 @@ class Run:
             raw = yaml.safe_load(path.read_text(encoding="utf-8"))
             return RunConfig.model_validate(raw)
         except FileNotFoundError:
-            raise RunError(
-                f"{path}: no such file; expected a run folder, such as `routegym train` writes"
-            ) from None
+            raise RunError(f"{path}: no such file; expected a run folder, such as `routegym train` writes") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise RunError(f"{path}: not valid YAML ({error}); train again or copy the folder anew") from None
         except ValidationError as error:

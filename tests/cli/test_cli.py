@@ -103,7 +103,16 @@ def test_enjoy_shows_a_route(trained: Path, recording: Path, capsys: pytest.Capt
 
 def test_training_goes_on_where_it_stopped(trained: Path, recording: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    arguments = ["train", "--recording", str(recording), "--out", str(run), "--steps", "16384", "--no-evaluate"]
+    arguments = [
+        "train",
+        "--recording",
+        str(recording),
+        "--out",
+        str(run),
+        "--steps",
+        "16384",
+        "--no-evaluate",
+    ]
     main([*arguments, "--seeds", "2"])
     whole = (run / "policy.safetensors").read_bytes()
     assert whole == (trained / "policy.safetensors").read_bytes()  # same seeds, same weights
@@ -128,7 +137,11 @@ def test_training_goes_on_where_it_stopped(trained: Path, recording: Path, tmp_p
     ],
 )
 def test_mistakes_are_one_line(
-    arguments: list[str], words: list[str], recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    words: list[str],
+    recording: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     if arguments[0] == "train":
         arguments = [*arguments, "--out", str(tmp_path / "run")]

@@ -65,6 +65,7 @@ def test_names_of_arms_do_not_cover_each_other():
 
     crowd = [Curve(f"crowded/{k}", 1e-5 * (1 + 0.02 * k), 0.5 + 0.004 * k, "arm") for k in range(6)]
     figure = frontier_figure([*CURVES, *crowd])
+    figure.draw_without_rendering()
     boxes = [Text.get_window_extent(text) for text in figure.axes[0].texts]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 

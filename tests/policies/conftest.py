@@ -42,9 +42,7 @@ def toy_recording(confidences: tuple[float, ...] = (0.9, 0.2, 0.6), control: boo
     for task in range(n_tasks):
         number: dict[tuple[int, int, int], int] = {}
         places = [(0, 0, -1)]  # calls, calls by the large arm, last arm
-        places += [
-            (k, large, a) for k in range(1, CALLS + 1) for large in range(k + 1) for a in range(n_arms)
-        ]
+        places += [(k, large, a) for k in range(1, CALLS + 1) for large in range(k + 1) for a in range(n_arms)]
         base = graph.n_nodes
         for calls, large, _ in places:
             number[calls, large, _] = graph.n_nodes

@@ -52,7 +52,7 @@ class _Walk:
     edge_signal_names: tuple[str, ...] = ("seen",)
 
     def __init__(self) -> None:
-        self.node_signal_names = tuple(f"next_{letter}" for letter in self.letters) + ("left",)
+        self.node_signal_names = (*(f"next_{letter}" for letter in self.letters), "left")
 
     def start(self, tasks: TaskSet, indices: Sequence[int]) -> list[Walk]:
         return [Walk(i, 0, tasks.prompts[i]) for i in indices]

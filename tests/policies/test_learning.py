@@ -25,9 +25,7 @@ CONFIG = PPOConfig(steps=49_152, n_envs=128, n_steps=16, batch_size=512, learnin
     ],
     ids=["credit", "saving", "stopping"],
 )
-def test_ppo_reaches_the_optimum(
-    problem: diagnostics._Walk, budget: float | None, lambda_: float, seed: int
-) -> None:
+def test_ppo_reaches_the_optimum(problem: diagnostics._Walk, budget: float | None, lambda_: float, seed: int) -> None:
     recording = diagnostics.build(problem)
     env = RoutingVectorEnv(
         CONFIG.n_envs, recording, budget_usd=budget, lambda_=lambda_, autoreset_mode="SameStep", info="lean"
