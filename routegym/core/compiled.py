@@ -42,17 +42,22 @@ def _uniform(key: Any, purpose: Any, counter: Any) -> Any:
     return np.float64(word >> _S11) * 2.0**-53
 
 
+# One loop per table: the processor then waits for many rows of it at once. Unsigned indices spare numba's test
+# for negative ones.
+
+
 @_compiled
 def _look_up(f, s, many, actions, edge, cost, landing):  # type: ignore[no-untyped-def]
     """Edges, costs and landing nodes; False, with no harm done, if a step must not be taken."""
     n_actions = f.reserve_usd.shape[1]
-    for i in range(len(actions)):
+    for j in range(len(actions)):
+        i = np.uint64(j)
         if s.ended[i]:
             edge[i] = -1
             continue
-        action, node = actions[i], s.node[i]
-        if action < 0 or action >= n_actions:
+        if actions[i] < 0 or actions[i] >= n_actions:
             return False
+        action, node = np.uint64(actions[i]), np.uint64(s.node[i])
         worst = f.reserve_usd[node, action]
         first = f.first[node, action]
         if first < 0 or not s.spent_usd[i] + worst <= s.budget_usd[i]:
@@ -61,43 +66,44 @@ def _look_up(f, s, many, actions, edge, cost, landing):  # type: ignore[no-untyp
         cost[i] = worst
         if many:
             edge[i] += np.int64(_uniform(s.key[i], _SAMPLE, s.draws[i]) * f.samples[node, action])
-    for i in range(len(actions)):
-        at = edge[i]
-        if at < 0:
+    reserved = True
+    for j in range(len(actions)):
+        i = np.uint64(j)
+        if edge[i] < 0:
             cost[i] = 0.0
             landing[i] = s.node[i]
             continue
-        paid = f.cost_usd[at]
-        if paid > cost[i]:
-            return False
-        cost[i] = paid
+        at = np.uint64(edge[i])
+        reserved &= f.cost_usd[at] <= cost[i]
+        cost[i] = f.cost_usd[at]
         landing[i] = f.next[at]
-    return True
+    return reserved
 
 
 @_compiled
 def _move(f, s, landing, edge, cost, score, terminated, truncated):  # type: ignore[no-untyped-def]
-    for i in range(len(edge)):
-        score[i] = 0.0
-        terminated[i] = truncated[i] = False
-        at = edge[i]
-        if at < 0:
-            continue
-        node = landing[i]
+    for j in range(len(edge)):  # no branches: which episodes end cannot be predicted
+        i = np.uint64(j)
+        node = np.uint64(landing[i])
+        moved = edge[i] >= 0
         spent = s.spent_usd[i] + cost[i]
         s.spent_usd[i] = spent
-        s.node[i] = node
-        s.draws[i] += 1
-        for k in range(s.response_signals.shape[1]):
-            s.response_signals[i, k] = f.signals[at, k]
-        status = f.status[node]
-        if status == OPEN:
-            terminated[i] = not spent + f.floor_usd[node] <= s.budget_usd[i]
-        else:
-            score[i] = f.score[node]
-            terminated[i] = status == TERMINATED
-            truncated[i] = status == TRUNCATED
-        s.ended[i] = terminated[i] or truncated[i]
+        s.node[i] = landing[i]
+        s.draws[i] += moved
+        status, last = f.status[node], np.float64(f.score[node])
+        goes_on = status == OPEN
+        affords = spent + f.floor_usd[node] <= s.budget_usd[i]
+        stops = moved & ((goes_on & (not affords)) | (status == TERMINATED))
+        cut = moved & (status == TRUNCATED)
+        score[i] = last if moved & (not goes_on) else 0.0
+        terminated[i] = stops
+        truncated[i] = cut
+        s.ended[i] |= stops | cut
+    for j in range(len(edge) if s.response_signals.shape[1] else 0):
+        i = np.uint64(j)
+        if edge[i] >= 0:
+            for k in range(s.response_signals.shape[1]):
+                s.response_signals[i, k] = f.signals[np.uint64(edge[i]), k]
 
 
 @_compiled
@@ -105,15 +111,21 @@ def _observe(f, s, scale, rows, out):  # type: ignore[no-untyped-def]
     static = f.features.shape[1] - 1
     n_signals, n_actions = s.response_signals.shape[1], f.reserve_usd.shape[1]
     legal = static + n_signals
-    for i in rows:
-        node = s.node[i]
-        spent, budget, lambda_, ended = s.spent_usd[i], s.budget_usd[i], s.lambda_[i], s.ended[i]
+    for j in range(len(rows)):
+        i = np.uint64(rows[j])
+        node = np.uint64(s.node[i])
+        spent, budget, lambda_ = s.spent_usd[i], s.budget_usd[i], s.lambda_[i]
         for k in range(static):
             out[i, k] = f.features[node, k]
         for k in range(n_signals):
             out[i, static + k] = s.response_signals[i, k]
-        for k in range(n_actions):
-            out[i, legal + k] = ended or spent + f.reserve_usd[node, k] <= budget
+        if s.ended[i]:
+            for k in range(n_actions):
+                out[i, legal + k] = np.float32(1.0)
+        else:
+            for k in range(n_actions):
+                fits = spent + f.reserve_usd[node, k] <= budget
+                out[i, legal + k] = np.float32(1.0) if fits else np.float32(0.0)
         out[i, legal + n_actions] = 1.0 - scale / (scale + (budget - spent))
         out[i, legal + n_actions + 1] = lambda_ / (1.0 + lambda_)
         out[i, legal + n_actions + 2] = f.features[node, static]

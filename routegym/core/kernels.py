@@ -60,7 +60,7 @@ class NumpyKernel:
     def step(self, tables: Tables, slots: Slots, actions: npt.NDArray[np.int64]) -> Outcome | None:
         fields = tables.fields
         n_actions = fields.reserve_usd.shape[1]
-        over = slots.ended
+        over = slots.ended.copy()
         some_over = bool(over.any())
         if some_over:
             actions = np.where(over, 0, actions)
@@ -80,18 +80,19 @@ class NumpyKernel:
             count = fields.samples.reshape(-1).take(place)
             edge += (streams.uniform(slots.key, streams.SAMPLE, slots.draws) * count).astype(np.int64)
         record = tables.edges.take(edge)
-        cost, landing, signals = record["cost_usd"].copy(), record["next"], record["signals"]
+        cost, landing = record["cost_usd"].copy(), record["next"]
         if some_over:
             edge[over], cost[over] = -1, 0.0
-            landing, signals = np.where(over, slots.node, landing), signals.copy()
-            signals[over] = slots.response_signals[over]
+            landing = np.where(over, slots.node, landing)
             worst[over] = 0.0
         if (cost > worst).any():
             return None
 
         slots.spent_usd[:] += cost
         slots.node[:] = landing
-        slots.response_signals[:] = signals
+        if slots.response_signals.shape[1]:
+            went_on = np.where(over[:, None], slots.response_signals, record["signals"]) if some_over else record["signals"]
+            slots.response_signals[:] = went_on
         after = tables.nodes.take(landing)
         status = after["status"]
         goes_on = status == OPEN

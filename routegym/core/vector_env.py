@@ -118,13 +118,14 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         self.node = graph.task_start[np.zeros(num_envs, dtype=np.int64)].astype(np.int64)
         self.lambda_ = np.zeros(num_envs)
         self.routes: list[list[tuple[int, int]]] = [[] for _ in range(num_envs)] if render_mode else []
+        seen = 0 if observation == "index" else len(self.recording.edge_signal_names)
         self._slots = Slots(
             node=self.node,
             ended=np.ones(num_envs, dtype=bool),
             spent_usd=self.ledger.spent_usd,
             budget_usd=self.ledger.budget_usd,
             lambda_=self.lambda_,
-            response_signals=np.zeros((num_envs, len(self.recording.edge_signal_names)), dtype=np.float32),
+            response_signals=np.zeros((num_envs, seen), dtype=np.float32),
             key=np.zeros(num_envs, dtype=np.uint64),
             group=np.arange(num_envs),
             episode=np.zeros(num_envs, dtype=np.int64),

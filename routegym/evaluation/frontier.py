@@ -43,13 +43,10 @@ def hull(costs: npt.ArrayLike, scores: npt.ArrayLike) -> Frontier:
     x = np.asarray(costs, dtype=np.float64).reshape(-1)
     y = np.asarray(scores, dtype=np.float64).reshape(-1)
     if not len(x) or len(x) != len(y):
-        raise ConfigError(
-            f"hull was given {len(x)} costs and {len(y)} scores; expected equally many, at least one"
-        )
+        raise ConfigError(f"hull was given {len(x)} costs and {len(y)} scores; expected equally many, at least one")
     if not (np.isfinite(x).all() and np.isfinite(y).all() and (x >= 0).all()):
         raise ConfigError(
-            f"hull was given costs {x.tolist()} and scores {y.tolist()}; "
-            "expected finite numbers and costs >= 0"
+            f"hull was given costs {x.tolist()} and scores {y.tolist()}; expected finite numbers and costs >= 0"
         )
     kept_x: list[float] = []
     kept_y: list[float] = []

@@ -81,9 +81,7 @@ def oracle_at_cap(graph: TransitionGraph, tasks: npt.ArrayLike, budget_usd: floa
     return score[inverse], cost[inverse]
 
 
-def oracle_at_lambda(
-    graph: TransitionGraph, tasks: npt.ArrayLike, lambda_usd: float
-) -> tuple[_Floats, _Floats]:
+def oracle_at_lambda(graph: TransitionGraph, tasks: npt.ArrayLike, lambda_usd: float) -> tuple[_Floats, _Floats]:
     """Best policy of each task for ``score - lambda_usd * cost_usd``, without a cap.
 
     Among policies of equal value the cheapest counts.
@@ -103,8 +101,7 @@ def oracle_at_lambda(
     """
     if not math.isfinite(lambda_usd) or lambda_usd < 0:
         raise BudgetError(
-            f"lambda_usd = {lambda_usd!r}; expected a finite price >= 0 in score per USD "
-            "(0 = cost does not matter)"
+            f"lambda_usd = {lambda_usd!r}; expected a finite price >= 0 in score per USD (0 = cost does not matter)"
         )
     chosen, inverse = _check_tasks(graph, tasks)
     part = _Part.of(graph, chosen)
@@ -305,9 +302,7 @@ class _Part:
             nodes, action = layer.nodes, choice[layer.nodes]
             later = self.cost[nodes, action] + needs[self.next[nodes, action]]  # (m, K)
             later = np.where(self.weight[nodes, action] > 0, later, -np.inf).max(axis=1)
-            needs[nodes] = np.where(
-                layer.legal.any(axis=1), np.maximum(self.reserve[nodes, action], later), -np.inf
-            )
+            needs[nodes] = np.where(layer.legal.any(axis=1), np.maximum(self.reserve[nodes, action], later), -np.inf)
         return needs
 
     def least_to_score(self) -> _Floats:
@@ -355,9 +350,7 @@ class _Links:
     score: _Floats  # (p,) expectations over the samples whose value is known at once, ...
     tie_cost: _Floats
     paid: _Floats
-    later: list[
-        tuple[int, int, _Ints, _Floats]
-    ]  # ... and (step, chunk there, choice, probability) of the rest
+    later: list[tuple[int, int, _Ints, _Floats]]  # ... and (step, chunk there, choice, probability) of the rest
 
 
 class _Capped:
@@ -477,9 +470,7 @@ class _Capped:
             paid=expected(paid + glance.paid)[keep],
             later=[
                 (step, chunk, number[choice[later[here]]], weight[later[here]])
-                for step, chunk, here in self._wait(
-                    waiting, following[later], low_then[later], high_then[later]
-                )
+                for step, chunk, here in self._wait(waiting, following[later], low_then[later], high_then[later])
             ],
         )
 

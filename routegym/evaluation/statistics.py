@@ -153,9 +153,7 @@ def gap_closed_interval(
     return bootstrap(share, (policy, oracle, arms), resamples=resamples, level=level, seed=seed)
 
 
-def score_bands(
-    sweep: Sweep, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
-) -> tuple[_Floats, _Floats]:
+def score_bands(sweep: Sweep, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> tuple[_Floats, _Floats]:
     """Bootstrap interval (low, high) of the mean score of each operating point, float64 (points,) each."""
     scores = np.array([points[1] for points in _resampled_points([sweep], resamples, seed)[0]])
     tail = 100 * (1 - level) / 2
@@ -172,8 +170,7 @@ def _resampled_points(sweeps: Sequence[Sweep], resamples: int, seed: int) -> lis
     sizes = {sweep.scores.shape[2] for sweep in sweeps}
     if len(sizes) != 1:
         raise ConfigError(
-            f"sweeps over {sorted(sizes)} tasks; expected at least one sweep, "
-            "all over the same tasks in the same order"
+            f"sweeps over {sorted(sizes)} tasks; expected at least one sweep, all over the same tasks in the same order"
         )
     if resamples < 1:
         raise ConfigError(f"resamples = {resamples}; expected at least 1 (1,000 is usual)")

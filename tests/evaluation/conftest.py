@@ -21,9 +21,7 @@ def build_graph(
     """A random layered graph; costs come from a few values, so that equal sums arise in several orders."""
     rng = np.random.default_rng(seed)
     per_task = depth * width + 3
-    graph = TransitionGraph(
-        n_tasks=n_tasks, n_arms=n_actions, n_actions=n_actions, node_signals=1, edge_signals=1
-    )
+    graph = TransitionGraph(n_tasks=n_tasks, n_arms=n_actions, n_actions=n_actions, node_signals=1, edge_signals=1)
     prices = 1e-5 * np.array([0.1, 0.2, 0.3, 0.7])
     node, action, rows = [], [], []
     for task in range(n_tasks):
@@ -99,10 +97,7 @@ def reference_at_cap(graph: TransitionGraph, node: int, budget: float) -> tuple[
 
     def samples(node: int, a: int) -> list[tuple[float, int]]:
         first, count = int(graph.edge_first[node, a]), int(graph.edge_count[node, a])
-        return [
-            (float(graph.edges["cost_usd"][e]), int(graph.edges["next"][e]))
-            for e in range(first, first + count)
-        ]
+        return [(float(graph.edges["cost_usd"][e]), int(graph.edges["next"][e])) for e in range(first, first + count)]
 
     def thrift(node: int, a: int) -> float:
         return float(np.mean([paid + cheapest_end(after) for paid, after in samples(node, a)]))

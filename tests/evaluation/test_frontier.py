@@ -27,9 +27,7 @@ def test_hull_of_unsorted_equal_and_collinear_points():
 
 def test_score_at_levels_off_right_and_runs_to_the_origin_left():
     zero = zero_router(*ARMS)
-    assert score_at(zero, [0, 0.5, 1, 1.5, 3.5, 5, 99]).tolist() == pytest.approx(
-        [0, 0.1, 0.2, 0.4, 0.7, 0.8, 0.8]
-    )
+    assert score_at(zero, [0, 0.5, 1, 1.5, 3.5, 5, 99]).tolist() == pytest.approx([0, 0.1, 0.2, 0.4, 0.7, 0.8, 0.8])
 
 
 def test_a_free_point_has_nothing_left_of_it():

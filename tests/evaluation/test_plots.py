@@ -54,10 +54,7 @@ def test_mixtures_are_straight_in_cost_on_a_logarithmic_axis():
 
 
 def test_linear_axis_where_arms_cost_alike():
-    assert (
-        frontier_figure([Curve("a", 1.0, 0.2, "arm"), Curve("b", 3.0, 0.4, "arm")]).axes[0].get_xscale()
-        == "linear"
-    )
+    assert frontier_figure([Curve("a", 1.0, 0.2, "arm"), Curve("b", 3.0, 0.4, "arm")]).axes[0].get_xscale() == "linear"
 
 
 def test_names_of_arms_do_not_cover_each_other():

@@ -58,10 +58,7 @@ def text(table) -> list[str]:
 def test_evaluation_table(metrics):
     lines = text(evaluation_table(metrics))
     order = [
-        name
-        for line in lines
-        for name in ("oracle ", "policy ", "zero router ", "random ")
-        if f"│ {name}" in line
+        name for line in lines for name in ("oracle ", "policy ", "zero router ", "random ") if f"│ {name}" in line
     ]
     assert order == ["oracle ", "policy ", "zero router ", "random "]
     page = " ".join(" ".join(lines).split())

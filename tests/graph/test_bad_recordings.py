@@ -348,12 +348,12 @@ def test_metadata_bytes(folder: Path) -> None:
 
 
 def test_table_cells(folder: Path, original: Path) -> None:
-    """Random cells of signed tables: 500 recordings, each refused or as good as before."""
+    """Random cells of signed tables: 250 recordings, each refused or as good as before."""
     rng = random.Random(1)
     tables = {name: pq.read_table(original / f"{name}.parquet") for name in TABLES}
     numbers = [0, 1, -1, 2, 5, 99, 2**15 - 1, 2**31 - 1, -(2**31), NAN, INF, 1e30, 0.5]
     refused = 0
-    for _ in range(500):
+    for _ in range(250):
         name = rng.choice(TABLES)
         table = tables[name]
         columns = table.to_pydict()
@@ -372,7 +372,7 @@ def test_table_cells(folder: Path, original: Path) -> None:
         sign(folder)
         refused += only_our_errors(folder)
         shutil.copy(original / f"{name}.parquet", folder / f"{name}.parquet")
-    assert refused > 100
+    assert refused > 60
 
 
 def test_table_bytes(folder: Path, original: Path) -> None:
