@@ -25,11 +25,11 @@ class RoutingEnv(gym.Env[Any, Any]):
     Args:
         recording: name of a shipped recording, path of a recording folder, or a `Recording`; None takes the
             shipped recording of the env's family.
-        render_mode: None, ``"ansi"`` or ``"human"``.
+        render_mode: None, ``"ansi"``, ``"human"`` or ``"rgb_array"``.
         kwargs: see `RoutingVectorEnv`.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "human"], "render_fps": 4}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "human", "rgb_array"], "render_fps": 4}  # type: ignore[misc]
 
     vector_class: ClassVar[type[RoutingVectorEnv]] = RoutingVectorEnv
     """The batch environment behind it."""
@@ -66,7 +66,7 @@ class RoutingEnv(gym.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Take one action; see `RoutingVectorEnv.step` for the errors."""
-        observation, reward, terminated, truncated, info = self.vector.step(np.asarray(action).reshape(1))
+        observation, reward, terminated, truncated, info = self.vector.step([action])
         self._render_human()
         return (
             self._first(observation),
@@ -81,8 +81,8 @@ class RoutingEnv(gym.Env[Any, Any]):
         return self.vector.action_masks()[0]
 
     def render(self) -> Any:
-        """The route so far: a text (``ansi``), or printed at every step (``human``)."""
-        routes = self.vector.render() if self.render_mode == "ansi" else None
+        """The route so far: a text (``ansi``), a picture (``rgb_array``), or printed at every step (``human``)."""
+        routes = None if self.render_mode == "human" else self.vector.render()
         return routes[0] if routes else None
 
     def _render_human(self) -> None:

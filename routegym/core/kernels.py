@@ -58,6 +58,7 @@ class NumpyKernel:
     """See `Kernel`."""
 
     def step(self, tables: Tables, slots: Slots, actions: npt.NDArray[np.int64]) -> Outcome | None:
+        """See `Kernel`."""
         fields = tables.fields
         n_actions = fields.reserve_usd.shape[1]
         over = slots.ended.copy()
@@ -91,8 +92,7 @@ class NumpyKernel:
         slots.spent_usd[:] += cost
         slots.node[:] = landing
         if slots.response_signals.shape[1]:
-            went_on = np.where(over[:, None], slots.response_signals, record["signals"]) if some_over else record["signals"]
-            slots.response_signals[:] = went_on
+            np.copyto(slots.response_signals, record["signals"], where=~over[:, None])
         after = tables.nodes.take(landing)
         status = after["status"]
         goes_on = status == OPEN
@@ -108,6 +108,7 @@ class NumpyKernel:
         return Outcome(edge, cost, score, terminated, truncated)
 
     def observe(self, tables: Tables, slots: Slots, rows: Rows, out: npt.NDArray[np.float32]) -> None:
+        """See `Kernel`."""
         fields = tables.fields
         everyone = len(rows) == len(slots.node)
         part = out if everyone else np.empty((len(rows), out.shape[1]), dtype=np.float32)
@@ -126,6 +127,7 @@ class NumpyKernel:
             out[rows] = part
 
     def legal(self, tables: Tables, slots: Slots) -> npt.NDArray[np.bool_]:
+        """See `Kernel`."""
         worst = tables.fields.reserve_usd.take(slots.node, axis=0)
         worst += slots.spent_usd[:, None]
         legal: npt.NDArray[np.bool_] = worst <= slots.budget_usd[:, None]
@@ -134,9 +136,11 @@ class NumpyKernel:
         return legal
 
     def uniform(self, slots: Slots, purpose: np.uint64, rows: Rows) -> Floats:
+        """See `Kernel`."""
         return streams.uniform(slots.key[slots.group[rows]], purpose, slots.episode[rows])
 
     def begin(self, slots: Slots, rows: Rows, node: npt.NDArray[np.int64], budget_usd: Floats, lambda_: Floats) -> None:
+        """See `Kernel`."""
         slots.node[rows] = node
         slots.budget_usd[rows] = budget_usd
         slots.lambda_[rows] = lambda_

@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
+
+from routegym.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from routegym.core.vector_env import RoutingVectorEnv
 
-__all__ = ["format_usd", "print_route", "route_text"]
+__all__ = ["draw_route", "format_usd", "print_route", "route_text"]
 
 _BAR = 20
+_HEIGHT, _WIDTH, _LINE = 256, 640, 14  # pixels of a picture and of a line in it
 
 
 def format_usd(amount: float) -> str:
@@ -51,3 +55,16 @@ def print_route(text: str) -> None:
     from rich.text import Text
 
     Console().print(Panel(Text(text), title="routegym", expand=False))
+
+
+def draw_route(text: str) -> npt.NDArray[np.uint8]:
+    """A route as a picture, uint8 (256, 640, 3); the last lines of one that is too long."""
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError as error:
+        raise MissingExtraError("pillow", "plots") from error
+    picture = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default()
+    for row, line in enumerate(text.splitlines()[-(_HEIGHT // _LINE) :]):
+        draw.text((4, 1 + row * _LINE), line, fill="black", font=font)
+    return np.array(picture, dtype=np.uint8)

@@ -27,16 +27,21 @@ class SB3RoutingVecEnv(VecEnv):
     (reward and length, as stable-baselines3's Monitor writes it), ``score`` and ``cost_usd_total``.
 
     Args:
-        env: made with ``autoreset_mode=AutoresetMode.SAME_STEP``.
+        env: made with ``autoreset_mode=AutoresetMode.SAME_STEP`` and with copies.
 
     Raises:
-        ConfigError: `env` resets in another mode.
+        ConfigError: `env` resets in another mode, or overwrites its observations.
     """
 
     def __init__(self, env: RoutingVectorEnv) -> None:
         if env.autoreset_mode != AutoresetMode.SAME_STEP:
             raise ConfigError(
                 f"autoreset_mode = {env.autoreset_mode}; stable-baselines3 needs AutoresetMode.SAME_STEP"
+            )
+        if env.reuses_buffers:
+            raise ConfigError(
+                "copy = False: stable-baselines3 keeps observations while it steps, and the next step would overwrite "
+                "them; leave copy out"
             )
         self.env = env
         self.render_mode = env.render_mode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -31,6 +32,7 @@ __all__ = ["Budget", "RoutingVectorEnv"]
 #: No cap, one cap, "sampled" (log-uniform over the recording's range) or (low, high), sampled likewise.
 Budget = float | Sequence[float] | Literal["sampled"] | None
 
+_RENDER_MODES = ("ansi", "human", "rgb_array")
 _OPTIONS = ("task_id", "budget_usd", "lambda", "group_size", "reset_mask")
 
 
@@ -52,7 +54,7 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         expander: grows the recording where an edge is missing; without one that is an error.
         info: ``"full"``, or ``"lean"`` to leave out what takes time to gather (task ids, text, tokens).
         copy: False hands out observations (final ones too) in buffers that the next step overwrites.
-        render_mode: None, ``"ansi"`` or ``"human"``.
+        render_mode: None, ``"ansi"``, ``"human"`` or ``"rgb_array"``.
 
     ``reset(options=...)`` takes ``task_id`` (id or index), ``budget_usd`` and ``lambda``, one value or one per
     episode, for the episodes it starts; and ``group_size``: blocks of that many slots get the same task, budget
@@ -67,7 +69,7 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         ConfigError, BudgetError, TaskError, RecordingError: an argument makes no sense; the message names it.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "human"], "render_fps": 4}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(_RENDER_MODES), "render_fps": 4}  # type: ignore[misc]
     kind: ClassVar[str | None] = None
     """Environment family: the kind of recording it takes and the name of its shipped one."""
 
@@ -85,18 +87,23 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         expander: Expander | None = None,
         info: Literal["full", "lean"] = "full",
         copy: bool = True,
-        render_mode: Literal["ansi", "human"] | None = None,
+        render_mode: Literal["ansi", "human", "rgb_array"] | None = None,
+        **unknown: Any,
     ) -> None:
-        if num_envs < 1:
-            raise ConfigError(f"num_envs = {num_envs}; expected at least 1")
+        for name in unknown:
+            known = tuple(inspect.signature(RoutingVectorEnv.__init__).parameters)[2:-1]
+            raise ConfigError(f"keyword {name!r} is not known{_did_you_mean(name, known)}")
+        if not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
+            raise ConfigError(f"num_envs = {num_envs!r}; expected an integer of at least 1")
+        _one_of("autoreset_mode", autoreset_mode, (*AutoresetMode, *(mode.value for mode in AutoresetMode)))
         _one_of("observation", observation, ("flat", "dict", "index"))
         _one_of("info", info, ("full", "lean"))
-        _one_of("render_mode", render_mode, (None, "ansi", "human"))
+        _one_of("render_mode", render_mode, (None, *_RENDER_MODES))
         self.num_envs = num_envs
         self.recording = self._find(recording)
         self.layout = ObservationLayout.of(self.recording)
         self.observation, self.render_mode, self.expander = observation, render_mode, expander
-        if expander is not None and expander.recording is not self.recording:
+        if expander is not None and getattr(expander, "recording", None) is not self.recording:
             raise ConfigError("expander grows another recording than this env's; pass the same Recording to both")
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = type(self).metadata | {"autoreset_mode": self.autoreset_mode}
@@ -111,8 +118,7 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         if self._reward is vector:
-            low = np.array([0.0, -np.inf], dtype=np.float32)
-            self.reward_space = gym.spaces.Box(low, np.array([1.0, 0.0], dtype=np.float32))
+            self.reward_space = gym.spaces.Box(np.array([0.0, -np.inf]), np.array([1.0, 0.0]), dtype=np.float64)
 
         self.ledger = Ledger(num_envs)
         self.node = graph.task_start[np.zeros(num_envs, dtype=np.int64)].astype(np.int64)
@@ -159,12 +165,16 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
                 raise ConfigError(f"reset option {name!r} is not known{_did_you_mean(name, _OPTIONS)}")
         mask = self._reset_mask(options.pop("reset_mask", None))
         slots = np.flatnonzero(mask)
-        group_size = int(options.get("group_size", 1))
-        if group_size < 1 or self.num_envs % group_size:
-            raise ConfigError(f"group_size = {group_size}; expected a divisor of num_envs = {self.num_envs}")
+        group_size = options.setdefault("group_size", 1)
+        if not isinstance(group_size, (int, np.integer)) or group_size < 1 or self.num_envs % group_size:
+            raise ConfigError(f"group_size = {group_size!r}; expected a divisor of num_envs = {self.num_envs}")
+        keys = self._keys_of(seed) if seed is not None or not self._seeded else None
         choice = self._choices(options, slots)
-        if seed is not None or not self._seeded:
-            self._seed(seed, slots)
+        if keys is not None:
+            self._slots.key[slots] = keys[slots]
+            self._slots.episode[slots] = 0
+            self._slots.draws[slots] = 0
+            self._seeded = True
         if mask.all():
             self._slots.group[:] = self._everyone // group_size * group_size
         self._start(slots, **choice)
@@ -177,7 +187,10 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
             ActionError: an action is out of range or masked, or an episode is over; nothing has changed then.
             MissingEdgeError: the recording has no such edge and there is no expander; nothing has changed.
         """
-        actions = np.asarray(actions)
+        try:
+            actions = np.asarray(actions)
+        except ValueError:  # rows of different lengths
+            raise ActionError(f"actions = {actions!r}; expected {self.num_envs} integers") from None
         self._check_form(actions)
         ended = self._slots.ended
         fresh = np.flatnonzero(ended) if self.autoreset_mode == AutoresetMode.NEXT_STEP else None
@@ -204,43 +217,46 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
                 self._finish(finished, done, info)
         return self._observe(), reward, terminated, truncated, info
 
+    @property
+    def reuses_buffers(self) -> bool:
+        """Whether the next step overwrites the observations handed out (``copy=False``)."""
+        return self._buffers is not None
+
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Which actions are legal now, bool (N, n_actions); all of them where an episode is over."""
         return kernels.load(self._kernel).legal(self._sync(), self._slots)
 
-    def render(self) -> tuple[str, ...] | None:
-        """The routes so far, one text per episode (``ansi``), or printed (``human``)."""
-        from routegym.core.render import print_route, route_text
+    def render(self) -> tuple[Any, ...] | None:
+        """The routes so far, one per episode: a text (``ansi``), a picture (``rgb_array``), or printed (``human``)."""
+        from routegym.core.render import draw_route, print_route, route_text
 
         if self.render_mode is None:
-            raise ConfigError('render() needs render_mode="ansi" or "human"; pass it when making the env')
+            raise ConfigError(f"render() needs a render_mode; pass one of {_RENDER_MODES} when making the env")
         routes = tuple(route_text(self, slot) for slot in range(self.num_envs))
         if self.render_mode == "ansi":
             return routes
+        if self.render_mode == "rgb_array":
+            return tuple(draw_route(route) for route in routes)
         for route in routes:
             print_route(route)
         return None
 
     # -- episodes ----------------------------------------------------------------------------
-    def _seed(self, seed: int | list[int | None] | None, slots: npt.NDArray[Any]) -> None:
-        if seed is None:
-            seed = int(np.random.SeedSequence().generate_state(1)[0])
-        if isinstance(seed, (int, np.integer)):
-            if seed < 0:
-                raise ConfigError(f"seed = {seed}; expected an integer >= 0")
-            super().reset(seed=int(seed))
-            keys = streams.batch_keys(int(seed), self.num_envs)
-        else:
-            if len(seed) != self.num_envs:
-                raise ConfigError(f"{len(seed)} seeds for {self.num_envs} episodes; give one for each, or an integer")
-            fresh = np.random.SeedSequence().generate_state(self.num_envs)
-            keys = streams.batch_keys(
-                [int(f) if s is None else s for s, f in zip(seed, fresh, strict=True)], self.num_envs
-            )
-        self._slots.key[slots] = keys[slots]
-        self._slots.episode[slots] = 0
-        self._slots.draws[slots] = 0
-        self._seeded = True
+    def _keys_of(self, seed: int | Sequence[int | None] | None) -> npt.NDArray[np.uint64]:
+        """Key of every slot's streams."""
+        several = isinstance(seed, (list, tuple, np.ndarray))
+        seeds = list(seed) if several else [seed]  # type: ignore[arg-type]
+        for one in seeds:
+            if one is not None and (not isinstance(one, (int, np.integer)) or one < 0):
+                raise ConfigError(f"seed = {one!r}; expected an integer >= 0")
+        if several and len(seeds) != self.num_envs:
+            raise ConfigError(f"{len(seeds)} seeds for {self.num_envs} episodes; give one for each, or an integer")
+        fresh = np.random.SeedSequence().generate_state(len(seeds))
+        known = [int(f if one is None else one) for one, f in zip(seeds, fresh, strict=True)]
+        if several:
+            return streams.batch_keys(known, self.num_envs)
+        super().reset(seed=known[0])
+        return streams.batch_keys(known[0], self.num_envs)
 
     def _start(
         self,
@@ -253,7 +269,6 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         if not len(slots):
             return
         kernel = kernels.load(self._kernel)
-        drawn = task is None and budget is None
         if task is None:
             u = kernel.uniform(self._slots, streams.TASK, slots)
             node = self._starts.take((u * len(self._starts)).astype(np.int64))
@@ -263,8 +278,6 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
             budget = self._draw(self._budget_bounds, streams.BUDGET, slots)
         if lambda_ is None:
             lambda_ = self._draw(self._lambda_bounds, streams.LAMBDA, slots)
-        if not drawn:  # the range of budgets was compared with every task of the split when it was set
-            self._afford_start(node, budget)
         kernel.begin(self._slots, slots, node, budget, lambda_)
         for slot in slots if self.routes else ():
             self.routes[slot] = []
@@ -364,10 +377,11 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         )
 
     def _afford_start(self, node: npt.NDArray[Any], budget: npt.NDArray[Any]) -> None:
-        short = self._graph.node_floor[node] > budget
+        floor = self._graph.arm_floor(node)
+        short = floor > budget
         if short.any():
             row = int(np.argmax(short))
-            need = self._graph.node_floor[node[row]]
+            need = floor[row]
             remedy = "it has no arm with a known worst case" if np.isinf(need) else f"give it at least {need:.6g}"
             raise BudgetError(
                 f"budget_usd = {budget[row]:.6g} is below the cheapest arm of task "
@@ -431,8 +445,11 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
             chosen["budget"] = spread("budget_usd", check_budget(options["budget_usd"]))
         if options.get("lambda") is not None:
             chosen["lambda_"] = spread("lambda", check_lambda(options["lambda"], "lambda"))
-        if "budget" in chosen and "task" in chosen:
-            self._afford_start(self._graph.task_start[chosen["task"]], chosen["budget"])
+        if "task" in chosen:
+            low = chosen.get("budget", np.full(len(slots), self._budget_bounds[0]))
+            self._afford_start(self._graph.task_start[chosen["task"]], low)
+        elif "budget" in chosen:  # whichever task is drawn
+            self._afford_start(self._starts, np.full(len(self._starts), chosen["budget"].min()))
         return chosen
 
     def _task_index(self, value: Any) -> npt.NDArray[np.int64]:
@@ -498,7 +515,7 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
     def _situation_info(self) -> dict[str, Any]:
         task = self._graph.node_task.take(self.node)
         texts = np.empty(self.num_envs, dtype=object)
-        texts[:] = [self.recording.texts[node] for node in self.node]
+        texts[:] = self.recording.texts.take(self.node)
         return {"task_id": self.recording.task_ids[task], "text": texts, "budget_usd": self.ledger.budget_usd.copy()}
 
     def _reset_info(self, mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
@@ -511,7 +528,7 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
             "cost_usd": outcome.cost_usd,
             "cost_usd_total": self.ledger.spent_usd.copy(),
             "score": outcome.score,
-            "arm": actions.copy(),
+            "arm": np.where(outcome.edge < 0, -1, actions),
         }
         if self._full:
             idle = outcome.edge < 0

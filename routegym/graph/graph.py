@@ -16,9 +16,7 @@ __all__ = ["OPEN", "TERMINATED", "TRUNCATED", "TransitionGraph", "edge_dtype"]
 #: Values of `TransitionGraph.node_status`.
 OPEN, TERMINATED, TRUNCATED = 0, 1, 2
 
-_NODE = np.dtype(
-    [("floor_usd", "f8"), ("score", "f4"), ("task", "i4"), ("step", "i2"), ("status", "u1")], align=True
-)
+_NODE = np.dtype([("floor_usd", "f8"), ("score", "f4"), ("task", "i4"), ("step", "i2"), ("status", "u1")], align=True)
 
 Array = npt.NDArray[Any]
 

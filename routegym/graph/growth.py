@@ -169,9 +169,7 @@ class Expander:
             graph.task_start[:] = self._intern(states)
 
 
-def explore(
-    expander: Expander, progress: Callable[[int, int], None] | None = None, batch: int = 65_536
-) -> None:
+def explore(expander: Expander, progress: Callable[[int, int], None] | None = None, batch: int = 65_536) -> None:
     """Record everything that any sequence of actions can reach, one step of the workflow at a time.
 
     Args:

@@ -38,9 +38,7 @@ def load_recording(source: str | Path | Recording) -> Recording:
         names = shipped_recordings()
         close = difflib.get_close_matches(str(source), names, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"shipped recordings: {', '.join(names) or 'none'}"
-        raise RecordingError(
-            f"recording {str(source)!r}: no folder of this path and no shipped recording; {hint}"
-        )
+        raise RecordingError(f"recording {str(source)!r}: no folder of this path and no shipped recording; {hint}")
     return _load(path.resolve())
 
 

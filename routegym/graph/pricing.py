@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["edge_costs", "edge_records", "worst_case_usd"]
 
 
-def worst_case_usd(
-    prices: PriceTable, arm: Arm, prompt_tokens: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def worst_case_usd(prices: PriceTable, arm: Arm, prompt_tokens: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Most USD that a call with these prompt tokens may cost; inf where the arm has no token limit.
 
     No prompt token is assumed to be cached, and every token that may be generated is charged at the

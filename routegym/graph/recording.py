@@ -186,10 +186,7 @@ class Recording:
         floor = float(floors[np.isfinite(floors)].max(initial=0.0))
         if graph.complete:
             costs = np.array(
-                [
-                    evaluate_choices(graph, always_arm_actions(graph, arm))[1][starts]
-                    for arm in range(graph.n_arms)
-                ]
+                [evaluate_choices(graph, always_arm_actions(graph, arm))[1][starts] for arm in range(graph.n_arms)]
             )
             means = costs.mean(axis=1)
             self.cost_scale_usd = float(means.max())

@@ -78,9 +78,7 @@ def validate_graph(recording: Recording, where: str | None = None) -> None:
         )
     target = edges["next"]
     refuse((target < 0) | (target >= graph.n_nodes), "edges", "next", target, f"a node below {graph.n_nodes}")
-    refuse(
-        ~is_open[source], "edges", "node", source, "an open situation: nothing can be chosen in an ended one"
-    )
+    refuse(~is_open[source], "edges", "node", source, "an open situation: nothing can be chosen in an ended one")
     refuse(task[target] != task[source], "edges", "next", target, "a situation of the same task")
     refuse(
         step[target] <= step[source],
@@ -94,9 +92,7 @@ def validate_graph(recording: Recording, where: str | None = None) -> None:
     for name in ("cost_usd", "flops", "latency_s"):
         value = edges[name]
         refuse(~(np.isfinite(value) & (value >= 0)), "edges", name, value, "a finite number >= 0")
-    limits = np.array(
-        [np.inf if a.max_completion_tokens is None else a.max_completion_tokens for a in recording.arms]
-    )
+    limits = np.array([np.inf if a.max_completion_tokens is None else a.max_completion_tokens for a in recording.arms])
     limits = np.append(limits, 0.0)[np.minimum(action, len(recording.arms))]
     generated = tokens[:, 2] + tokens[:, 3]
     refuse(generated > limits, "edges", "completion + reasoning tokens", generated, "at most the arm's limit")

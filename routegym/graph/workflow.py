@@ -74,8 +74,6 @@ class Workflow(Protocol):
         """A readable text of each situation; equal situations of a task have equal texts and are one node."""
         ...
 
-    def decode(
-        self, tasks: TaskSet, indices: Sequence[int], steps: Sequence[int], texts: Sequence[str]
-    ) -> list[Any]:
+    def decode(self, tasks: TaskSet, indices: Sequence[int], steps: Sequence[int], texts: Sequence[str]) -> list[Any]:
         """The inverse of `encode`, so that a recording can be grown further."""
         ...

@@ -27,7 +27,7 @@ SOURCES = [kind + suffix for kind in helpers.KINDS for suffix in ("", "_sampled"
 def test_hard_budget_holds_in_random_episodes(recordings: dict[str, Path], source: str) -> None:
     """Over all parameters more than 10,000 episodes; budgets from the cheapest call to no cap at all."""
     recording = Recording.load(recordings[source])
-    floor = float(recording.graph.node_floor[recording.graph.task_start].max())
+    floor = float(recording.graph.arm_floor(recording.graph.task_start).max())
     count = 500
     rng = np.random.default_rng(3)
     budgets = floor * 10 ** rng.uniform(0, 3, count)
@@ -66,16 +66,13 @@ def test_bad_budgets_are_refused(recordings: dict[str, Path], bad: Any) -> None:
 
 @pytest.mark.parametrize("bad", [0, -1.0, math.nan, 1e-12, "much", [0.1, 0.2]])
 @pytest.mark.parametrize("task", [{}, {"task_id": 0}])
-def test_bad_budgets_of_an_episode_are_refused(
-    recordings: dict[str, Path], bad: Any, task: dict[str, Any]
-) -> None:
+def test_bad_budgets_of_an_episode_are_refused(recordings: dict[str, Path], bad: Any, task: dict[str, Any]) -> None:
     env = RoutingEnv(recordings["agent_steps"])
     env.reset(seed=0)
-    before = env.vector.node.copy(), env.vector._keys.copy(), env.vector._episode.copy()  # type: ignore[union-attr]
+    before = [part.copy() for part in env.vector._slots]
     with pytest.raises(ValueError, match="budget_usd"):
         env.reset(seed=1, options={"budget_usd": bad, **task})
-    after = env.vector.node, env.vector._keys, env.vector._episode
-    assert helpers.same(before, after)
+    assert helpers.same(before, env.vector._slots)
 
 
 @pytest.mark.parametrize("bad", [-0.1, math.nan, math.inf, "x", (2.0, 1.0), (0.0, 1.0, 2.0)])
@@ -89,15 +86,13 @@ def test_the_message_names_task_and_least_budget(recordings: dict[str, Path]) ->
     with pytest.raises(BudgetError, match=r"below the cheapest arm of task 'arith-\d+': give it at least") as caught:
         RoutingEnv(recording, budget_usd=1e-9)
     least = float(str(caught.value).rsplit(" ", 1)[-1])
-    assert least == pytest.approx(float(recording.graph.node_floor[0]), rel=1e-5)
+    assert least == pytest.approx(float(recording.graph.arm_floor(np.arange(1))[0]), rel=1e-5)
 
 
 # -- a worst case that nobody knows --------------------------------------------------------------
 def unknown_worst_case() -> Recording:
     """Arm 0 may generate at most 10 tokens, arm 1 any number."""
-    return hand_made(
-        [(0, None), (1, 0.0), (1, 1.0)], [Edge(0, 0, 1, 2), Edge(0, 1, 2, 3)], limits=(10, None)
-    )
+    return hand_made([(0, None), (1, 0.0), (1, 1.0)], [Edge(0, 0, 1, 2), Edge(0, 1, 2, 3)], limits=(10, None))
 
 
 def test_arms_of_unknown_worst_case_are_masked_under_a_cap() -> None:
@@ -149,7 +144,7 @@ def test_soft_price_and_hard_cap_together(recordings: dict[str, Path]) -> None:
     rng = np.random.default_rng(0)
     total = np.zeros(count)
     score = np.zeros(count)
-    while not env._ended.all():
+    while not env._slots.ended.all():
         _, reward, *_, info = env.step(helpers.legal_actions(rng, env.action_masks()))
         total += reward
         score += info["score"]

@@ -51,12 +51,16 @@ def digest_of(path: str, seeds: int, steps: int) -> str:
     return digest.hexdigest()
 
 
+@pytest.mark.parametrize("kernels", [("auto", "auto"), ("auto", "numpy")])
 @pytest.mark.parametrize("source", SOURCES)
-def test_two_instances_agree_to_the_byte(recordings: dict[str, Path], source: str) -> None:
-    """100 seeds x 200 steps, observation, reward, ends and info."""
-    twins = [
-        RoutingVectorEnv(100, recordings[source], budget_usd="sampled", lambda_=(0.0, 1.0)) for _ in range(2)
-    ]
+def test_two_instances_agree_to_the_byte(
+    recordings: dict[str, Path], source: str, kernels: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """100 seeds x 200 steps, observation, reward, ends and info; with compiled loops and without."""
+    twins = []
+    for kernel in kernels:
+        monkeypatch.setenv("ROUTEGYM_KERNEL", kernel)
+        twins.append(RoutingVectorEnv(100, recordings[source], budget_usd="sampled", lambda_=(0.0, 1.0)))
     seeds: Any = list(range(100))
     assert helpers.same(*(env.reset(seed=seeds) for env in twins))
     rng = np.random.default_rng(7)
@@ -96,7 +100,7 @@ def test_other_processes_agree(recordings: dict[str, Path], hash_seed: str) -> N
 @pytest.mark.parametrize("mode", [*MODES, AutoresetMode.DISABLED])
 @pytest.mark.parametrize("source", SOURCES)
 def test_batch_equals_single_environments(
-    recordings: dict[str, Path], source: str, mode: AutoresetMode
+    recordings: dict[str, Path], source: str, mode: AutoresetMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slot i of a batch lives through the episodes of a single environment with seed i.
 
@@ -105,6 +109,7 @@ def test_batch_equals_single_environments(
     count = 25
     settings: dict[str, Any] = {"budget_usd": "sampled", "lambda_": (0.0, 1.0)}
     batch = RoutingVectorEnv(count, recordings[source], autoreset_mode=mode, **settings)
+    monkeypatch.setenv("ROUTEGYM_KERNEL", "numpy")
     singles = [RoutingEnv(recordings[source], **settings) for _ in range(count)]
     seeds: Any = list(range(100, 100 + count))
     observation, _ = batch.reset(seed=seeds)
@@ -148,9 +153,7 @@ def test_batch_equals_single_environments(
 def test_a_slot_does_not_depend_on_the_batch_size(
     recordings: dict[str, Path], source: str, mode: AutoresetMode
 ) -> None:
-    small, large = (
-        RoutingVectorEnv(n, recordings[source], budget_usd="sampled", autoreset_mode=mode) for n in (3, 64)
-    )
+    small, large = (RoutingVectorEnv(n, recordings[source], budget_usd="sampled", autoreset_mode=mode) for n in (3, 64))
     a, b = small.reset(seed=9)[0], large.reset(seed=9)[0]
     assert helpers.same(a, b[:3])
     rng = np.random.default_rng(2)
@@ -169,9 +172,7 @@ def test_slot_0_of_a_batch_is_the_single_environment(recordings: dict[str, Path]
 
 # -- groups ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("mode", MODES)
-def test_groups_share_task_budget_and_lambda_but_not_answers(
-    recordings: dict[str, Path], mode: AutoresetMode
-) -> None:
+def test_groups_share_task_budget_and_lambda_but_not_answers(recordings: dict[str, Path], mode: AutoresetMode) -> None:
     env = RoutingVectorEnv(
         12, recordings["agent_steps_sampled"], budget_usd=(0.02, 0.03), lambda_=(0.0, 1.0), autoreset_mode=mode
     )

@@ -26,7 +26,7 @@ def play(env: Any, steps: int, seed: int) -> list[Any]:
     """Everything that an environment hands out on random legal actions, episodes one after another."""
     rng = np.random.default_rng(seed)
     seen = []
-    over = env.unwrapped.vector._ended[0]
+    over = env.unwrapped.vector._slots.ended[0]
     for _ in range(steps):
         if over:
             seen.append(env.reset())
@@ -145,9 +145,7 @@ def test_gymnasium_vector_wrappers(env_id: str, source: dict[str, Any], mode: Au
     finished = 0
     for seed in range(40):
         masks = vector.unwrapped.action_masks()  # type: ignore[attr-defined]
-        _, _, terminated, truncated, infos = env.step(
-            helpers.legal_actions(np.random.default_rng(seed), masks)
-        )
+        _, _, terminated, truncated, infos = env.step(helpers.legal_actions(np.random.default_rng(seed), masks))
         for slot in np.flatnonzero(terminated | truncated):
             finished += 1
             assert infos[slot]["episode"]["l"] >= 1

@@ -31,9 +31,7 @@ def reference() -> Recording:
         Edge(1, 0, 2, 1), Edge(1, 1, 3, 4), Edge(1, 2, 2),
         Edge(4, 0, 5, 2), Edge(4, 1, 5, 2), Edge(4, 2, 5),
     ]  # fmt: skip
-    return hand_made(
-        nodes, edges, controls=("accept",), splits=("train", "test"), task_of=[0, 0, 0, 0, 1, 1]
-    )
+    return hand_made(nodes, edges, controls=("accept",), splits=("train", "test"), task_of=[0, 0, 0, 0, 1, 1])
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,7 @@ def content(recording: Recording) -> dict[str, Any]:
     """Everything a recording says, named by situation instead of by number."""
     graph = recording.graph
     names = [
-        (int(t), int(s), text)
-        for t, s, text in zip(graph.node_task, graph.node_step, recording.texts, strict=True)
+        (int(t), int(s), text) for t, s, text in zip(graph.node_task, graph.node_step, recording.texts, strict=True)
     ]
     node, action = graph.edge_sources()
     edges: dict[Any, list[Any]] = {}
@@ -54,9 +53,7 @@ def content(recording: Recording) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_saved_and_loaded_recordings_are_equal(
-    recordings: dict[str, Path], tmp_path: Path, source: str
-) -> None:
+def test_saved_and_loaded_recordings_are_equal(recordings: dict[str, Path], tmp_path: Path, source: str) -> None:
     kind = source.removesuffix("_sampled")
     made = helpers.build(kind) if source == kind else helpers.build(kind, 20, samples={"m0/direct": 3, "m1/direct": 2})
     loaded = Recording.load(made.save(tmp_path / "a"))
@@ -115,9 +112,7 @@ def test_a_recording_grown_by_episodes_equals_one_explored_at_once(
     whole = helpers.build(kind, 15, samples=samples)
     grown, expander = helpers.start(kind, 15, samples=samples)
     grown.fix_scales()
-    env = RoutingVectorEnv(
-        6, grown, split="all", expander=expander, autoreset_mode=AutoresetMode.SAME_STEP
-    )
+    env = RoutingVectorEnv(6, grown, split="all", expander=expander, autoreset_mode=AutoresetMode.SAME_STEP)
     observation, _ = env.reset(seed=3)
     rng = np.random.default_rng(5)
     for _ in range(15):
@@ -249,9 +244,7 @@ def test_save_replaces_a_recording_and_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failing", ["write_tables", "write_text", "replace_1", "replace_2"])
-def test_a_failing_save_leaves_the_old_recording(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
-) -> None:
+def test_a_failing_save_leaves_the_old_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     target = tmp_path / "r"
     helpers.build("single_call", 3).save(target)
     before = {path.name: path.read_bytes() for path in target.iterdir()}
@@ -341,9 +334,7 @@ def million(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="peak memory is read from Linux's /proc")
 def test_loading_takes_less_than_twice_the_memory(million: Path, recordings: dict[str, Path]) -> None:
     paths = [str(recordings["single_call"]), str(million)]
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, *paths], capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", MEMORY, *paths], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     growth, edges = map(float, done.stdout.split())
     assert edges == 1_000_000
