@@ -174,7 +174,8 @@ class CascadeEnv(RoutingEnv):
     By default ``Box(0, 1, (width,), float32)``; ``env.unwrapped.layout.names`` names every column. ``node_signals``
     are the level of the operation; confidence of the last answer and the best so far; share of the answers that
     agree with the last; its length / 8; the verdict of a last-digit check (a verifier that can be had at run time: it
-    catches wrong last digits only); calls / 3; which arms were tried. The other groups are those of `AgentStepsEnv`.
+    catches wrong last digits only); calls / 3; which arms were tried; once the answer is accepted, the level alone.
+    The other groups are those of `AgentStepsEnv`.
 
     ## Reward
     ``-lambda * cost / cost_scale`` at every step, plus the score (1 if the accepted answer is exact, else 0).

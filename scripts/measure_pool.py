@@ -6,8 +6,10 @@ python scripts/measure_pool.py
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import platform
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ import transformers
 from rich.progress import track
 
 from routegym.pool import Arm, Pool, Request, Response, load_pool
-from routegym.pool.codec import VOCABULARY
+from routegym.pool.codec import VOCABULARY, WRITTEN_TOKENS
 from routegym.pool.levels import HELD_OUT_LEVELS, sample_operations
 from routegym.tasks import LEVELS, evaluate, generate_tasks, next_operation, parse_value, substitute
 
@@ -83,31 +85,53 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def report(pool: Pool, count: int, tasks: int, seed: int) -> str:
-    """All tables as Markdown."""
-    prompts = {level: questions(level, count, seed) for level in LEVELS}
-    task_set = generate_tasks(tasks, seed=seed)
-    prices = pool.prices.per_token(pool.arms)
+def left_out(pool: Pool, folder: Path) -> Pool:
+    """The written tier of every model that was trained on it and has no such arm in the pool."""
+    content = json.loads(pool.path.read_text(encoding="utf-8"))
+    known = {arm.name for arm in pool.arms}
+    content["arms"] = [
+        {
+            "model": name,
+            "tier": "written",
+            "template": "written",
+            "samples": 1,
+            "temperature": 0.0,
+            "max_completion_tokens": WRITTEN_TOKENS,
+        }
+        for name, entry in content["models"].items()
+        if entry["training"]["recipe"]["written"] > 0 and f"{name}/written" not in known
+    ]
+    for entry in content["models"].values():
+        entry["folder"] = str((pool.path.parent / entry["folder"]).resolve())
+    path = folder / "left_out.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return load_pool(path)
+
+
+def measure(
+    pool: Pool, prompts: dict[str, list[str]], texts: list[str], seed: int
+) -> tuple[list[list[str]], list[list[str]], list[list[str]]]:
+    """Rows of the tables of shares, intervals and calls; one row per arm."""
     shares, intervals, calls = [], [], []
+    prices = pool.prices.per_token(pool.arms)
     for arm, price in track(list(zip(pool.arms, prices, strict=True)), description="measuring"):
         share_row, interval_row, malformed = [arm.name], [arm.name], 0
         responses: list[Response] = []
         pool.backend.generate([Request(arm, "1+1", seed)])  # loads the model
         started = time.perf_counter()
-        for level in LEVELS:
-            answers = pool.backend.generate([Request(arm, prompt, seed) for prompt in prompts[level]])
+        for asked in prompts.values():
+            answers = pool.backend.generate([Request(arm, prompt, seed) for prompt in asked])
             responses += answers
             right = sum(
-                answer.text == str(evaluate(f"({prompt})"))
-                for answer, prompt in zip(answers, prompts[level], strict=True)
+                answer.text == str(evaluate(f"({prompt})")) for answer, prompt in zip(answers, asked, strict=True)
             )
             malformed += sum(parse_value(answer.text) is None for answer in answers)
-            low, high = wilson(right, count)
-            share_row.append(f"{right / count:.3f}")
+            low, high = wilson(right, len(asked))
+            share_row.append(f"{right / len(asked):.3f}")
             interval_row.append(f"{low:.3f}-{high:.3f}")
         seconds = time.perf_counter() - started
         tokens = np.mean([answer.tokens for answer in responses], axis=0)
-        shares.append([*share_row, f"{whole_tasks(pool, arm, list(task_set.prompts), seed):.3f}"])
+        shares.append([*share_row, f"{whole_tasks(pool, arm, texts, seed):.3f}"])
         intervals.append(interval_row)
         calls.append(
             [
@@ -122,6 +146,16 @@ def report(pool: Pool, count: int, tasks: int, seed: int) -> str:
                 f"{len(responses) / seconds:,.0f}",
             ]
         )
+    return shares, intervals, calls
+
+
+def report(pool: Pool, count: int, tasks: int, seed: int) -> str:
+    """All tables as Markdown."""
+    prompts = {level: questions(level, count, seed) for level in LEVELS}
+    texts = list(generate_tasks(tasks, seed=seed).prompts)
+    shares, intervals, calls = measure(pool, prompts, texts, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        dropped, _, dropped_calls = measure(left_out(pool, Path(folder)), prompts, texts, seed)
     training = []
     models: dict[str, Arm] = {}
     for arm in pool.arms:
@@ -156,6 +190,13 @@ def report(pool: Pool, count: int, tasks: int, seed: int) -> str:
         f"95 % Wilson intervals of these shares (n = {count:,} each).",
         "",
         *table(["arm", *LEVELS], intervals),
+        "Tiers that were tried and left out of the pool, on the same operations and tasks; the last column is USD "
+        "per million calls.",
+        "",
+        *table(
+            ["arm", *LEVELS, "whole tasks", "USD"],
+            [[*row, call[4]] for row, call in zip(dropped, dropped_calls, strict=True)],
+        ),
         "What a call takes, on average over the operations above. The price is USD per million prompt / "
         f"completion tokens ({pool.prices.note}; {pool.prices.date}); "
         "tokens are prompt / cached / completion / reasoning.",

@@ -42,8 +42,7 @@ DATA = Path(__file__).resolve().parents[1] / "routegym" / "data" / "pool"
 PRICE_DATE = "2026-11-22"
 
 _DIRECT = {"tier": "direct", "template": "direct", "samples": 1, "temperature": 0.0}
-_VOTE5 = {"tier": "vote5", "template": "direct", "samples": 5, "temperature": 1.0}
-_WRITTEN = {"tier": "written", "template": "written", "samples": 1, "temperature": 0.0}
+_VOTE5 = {"tier": "vote5", "template": "direct", "samples": 5, "temperature": 0.7}
 #: The arms, cheapest first.
 ARMS: list[dict[str, Any]] = [
     {"model": model, **tier, "max_completion_tokens": tokens}
@@ -53,9 +52,7 @@ ARMS: list[dict[str, Any]] = [
         ("small", _DIRECT, ANSWER_TOKENS),
         ("small", _VOTE5, 5 * ANSWER_TOKENS),
         ("medium", _DIRECT, ANSWER_TOKENS),
-        ("medium", _WRITTEN, WRITTEN_TOKENS),
         ("large", _DIRECT, ANSWER_TOKENS),
-        ("large", _WRITTEN, WRITTEN_TOKENS),
     )
 ]
 
@@ -128,12 +125,12 @@ RECIPES: dict[str, Recipe] = {
             "add2": 2,
             "sub2": 2,
             "mul2": 2,
-            "add3": 0.5,
-            "sub3": 0.5,
-            "mul3": 2,
+            "add3": 0.2,
+            "sub3": 0.2,
+            "mul3": 0.5,
         },
-        written=0.4,
-        steps=3000,
+        written=0.22,
+        steps=2300,
         batch=256,
         learning_rate=2e-3,
         written_levels={

@@ -157,14 +157,14 @@ def hand_made(
 # -- acting ------------------------------------------------------------------------------------
 def legal_actions(rng: np.random.Generator, masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """One legal action per row, uniformly."""
-    return np.argmax(rng.random(masks.shape) * masks, axis=1)
+    return np.asarray(np.argmax(rng.random(masks.shape) * masks, axis=1))
 
 
 def first_legal(masks: npt.NDArray[np.bool_], numbers: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """The number-th legal action of each row, cyclically: a policy without a state of its own."""
     rank = np.cumsum(masks, axis=1) - 1
     wanted = numbers % masks.sum(axis=1)
-    return np.argmax(masks & (rank == wanted[:, None]), axis=1)
+    return np.asarray(np.argmax(masks & (rank == wanted[:, None]), axis=1))
 
 
 def same(a: Any, b: Any) -> bool:

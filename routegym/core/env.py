@@ -78,7 +78,7 @@ class RoutingEnv(gym.Env[Any, Any]):
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Which actions are legal now, bool (n_actions,)."""
-        return self.vector.action_masks()[0]
+        return np.asarray(self.vector.action_masks()[0])
 
     def render(self) -> Any:
         """The route so far: a text (``ansi``), a picture (``rgb_array``), or printed at every step (``human``)."""

@@ -112,7 +112,7 @@ class NumpyKernel:
         fields = tables.fields
         everyone = len(rows) == len(slots.node)
         part = out if everyone else np.empty((len(rows), out.shape[1]), dtype=np.float32)
-        own = slots if everyone else Slots(*(column[rows] for column in slots))
+        own = slots if everyone else Slots._make(column[rows] for column in slots)
         scale = tables.scale_usd
         features = fields.features.take(own.node, axis=0)
         static = features.shape[1] - 1

@@ -12,6 +12,7 @@ from routegym.graph.recording import Recording
 
 __all__ = ["ObservationLayout", "static_features"]
 
+
 @dataclass(frozen=True)
 class ObservationLayout:
     """Names and places of the columns of a flat observation.
@@ -73,7 +74,7 @@ class ObservationLayout:
     @property
     def static_width(self) -> int:
         """Columns that depend on the situation alone; they come first."""
-        return self.columns["arm_reserve"].stop
+        return int(self.columns["arm_reserve"].stop)
 
     def as_dict(self, flat: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
         """The groups of flat observations (n, width), as views."""

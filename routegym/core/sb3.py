@@ -76,7 +76,7 @@ class SB3RoutingVecEnv(VecEnv):
             final = info["final_obs"]
             for slot in np.flatnonzero(done):
                 infos[slot] = {
-                    "terminal_observation": _row(final, slot),
+                    "terminal_observation": _row(final, int(slot)),
                     "TimeLimit.truncated": bool(truncated[slot] and not terminated[slot]),
                     "episode": {"r": float(self._return[slot]), "l": int(self._length[slot])},
                     "score": float(info["score"][slot]),

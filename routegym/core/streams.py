@@ -48,4 +48,4 @@ def batch_keys(seed: int | list[int] | npt.NDArray[Any], size: int) -> Words:
 def uniform(keys: Words, purpose: np.uint64, counter: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Uniform numbers in [0, 1), float64, one for each (key, counter)."""
     words = _mix(keys + GOLDEN * ((counter.astype(np.uint64) << _S2) + purpose + np.uint64(1)))
-    return (words >> _S11) * 2.0**-53
+    return np.asarray((words >> _S11) * 2.0**-53, dtype=np.float64)

@@ -53,7 +53,8 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         autoreset_mode: gymnasium's; with DISABLED use ``reset(options={"reset_mask": ...})``.
         expander: grows the recording where an edge is missing; without one that is an error.
         info: ``"full"``, or ``"lean"`` to leave out what takes time to gather (task ids, text, tokens).
-        copy: False hands out observations (final ones too) in buffers that the next step overwrites.
+        copy: False hands out observations (final ones too) in buffers that the next step overwrites; rows of
+            ``final_obs`` that do not count are then left over from earlier steps instead of zero.
         render_mode: None, ``"ansi"``, ``"human"`` or ``"rgb_array"``.
 
     ``reset(options=...)`` takes ``task_id`` (id or index), ``budget_usd`` and ``lambda``, one value or one per
@@ -93,7 +94,7 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         for name in unknown:
             known = tuple(inspect.signature(RoutingVectorEnv.__init__).parameters)[2:-1]
             raise ConfigError(f"keyword {name!r} is not known{_did_you_mean(name, known)}")
-        if not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
+        if not _is_whole(num_envs) or num_envs < 1:
             raise ConfigError(f"num_envs = {num_envs!r}; expected an integer of at least 1")
         _one_of("autoreset_mode", autoreset_mode, (*AutoresetMode, *(mode.value for mode in AutoresetMode)))
         _one_of("observation", observation, ("flat", "dict", "index"))
@@ -106,7 +107,7 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         if expander is not None and getattr(expander, "recording", None) is not self.recording:
             raise ConfigError("expander grows another recording than this env's; pass the same Recording to both")
         self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self.metadata = type(self).metadata | {"autoreset_mode": self.autoreset_mode}
+        self.metadata = type(self).metadata | {"autoreset_mode": self.autoreset_mode}  # type: ignore[misc]
         self._full, self._reward = info == "full", reward_function(reward)
 
         graph = self._graph = self.recording.graph
@@ -143,7 +144,6 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         self._kernel = kernels.choose()
         self._tables: Tables | None = None
         self._buffers = None if copy else (self._blank(), self._blank())
-        self._finished = self._everyone[:0]  # rows of the second buffer that are not zero
 
     # -- gymnasium ---------------------------------------------------------------------------
     def reset(
@@ -166,7 +166,7 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         mask = self._reset_mask(options.pop("reset_mask", None))
         slots = np.flatnonzero(mask)
         group_size = options.setdefault("group_size", 1)
-        if not isinstance(group_size, (int, np.integer)) or group_size < 1 or self.num_envs % group_size:
+        if not _is_whole(group_size) or group_size < 1 or self.num_envs % group_size:
             raise ConfigError(f"group_size = {group_size!r}; expected a divisor of num_envs = {self.num_envs}")
         keys = self._keys_of(seed) if seed is not None or not self._seeded else None
         choice = self._choices(options, slots)
@@ -242,12 +242,12 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         return None
 
     # -- episodes ----------------------------------------------------------------------------
-    def _keys_of(self, seed: int | Sequence[int | None] | None) -> npt.NDArray[np.uint64]:
+    def _keys_of(self, seed: Any) -> npt.NDArray[np.uint64]:
         """Key of every slot's streams."""
         several = isinstance(seed, (list, tuple, np.ndarray))
-        seeds = list(seed) if several else [seed]  # type: ignore[arg-type]
+        seeds = list(seed) if several else [seed]
         for one in seeds:
-            if one is not None and (not isinstance(one, (int, np.integer)) or one < 0):
+            if one is not None and (not _is_whole(one) or one < 0):
                 raise ConfigError(f"seed = {one!r}; expected an integer >= 0")
         if several and len(seeds) != self.num_envs:
             raise ConfigError(f"{len(seeds)} seeds for {self.num_envs} episodes; give one for each, or an integer")
@@ -294,13 +294,7 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _finish(self, slots: npt.NDArray[Any], done: npt.NDArray[Any], info: dict[str, Any]) -> None:
         """Hand out the last observation and info of finished episodes, then start the next ones."""
-        if self._buffers is None:
-            out = self._blank()
-        else:
-            out = self._buffers[1]
-            out[self._finished] = 0
-            self._finished = slots
-        final = self._write(slots, out)
+        final = self._write(slots, self._blank() if self._buffers is None else self._buffers[1])
         ended = dict(info)
         self._start(slots)
         info.update(final_obs=final, _final_obs=done, final_info=ended, _final_info=done)
@@ -421,7 +415,7 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
             raise ConfigError(f"reset_mask must be {self.num_envs} booleans with at least one True; got {mask!r}")
         if not self._seeded and not mask.all():
             raise ConfigError("the first reset must start every episode; leave reset_mask out")
-        return mask
+        return np.asarray(mask)
 
     def _choices(self, options: Mapping[str, Any], slots: npt.NDArray[Any]) -> dict[str, Any]:
         """Checked task, budget and lambda of the episodes to start, for those that are named."""
@@ -432,9 +426,9 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
             if values.ndim == 0:
                 return np.full(len(slots), values)
             if values.shape == (self.num_envs,):
-                return values[slots]
+                return np.asarray(values[slots])
             if group is None and values.shape == (self.num_envs // int(options["group_size"]),):
-                return np.repeat(values, int(options["group_size"]))[slots]
+                return np.asarray(np.repeat(values, int(options["group_size"]))[slots])
             raise ConfigError(
                 f"reset option {name!r} has shape {values.shape}; expected one value or {self.num_envs}"
             )
@@ -549,6 +543,10 @@ def _bounds(name: str, value: Any, check: Any) -> tuple[float, float]:
     if low > high or (low != high and np.isinf(high)):
         raise ConfigError(f"{name} = {value!r}; expected low <= high, both finite")
     return low, high
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer))
 
 
 def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:

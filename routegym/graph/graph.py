@@ -25,13 +25,13 @@ def edge_dtype(signal_width: int) -> np.dtype[np.void]:
     """One edge as a record, so that a step of the environment touches one place in memory."""
     return np.dtype(
         [
-            ("cost_usd", "f8"),
-            ("reserve_usd", "f8"),
-            ("flops", "f8"),
-            ("tokens", "i4", (4,)),
+            ("cost_usd", "f8"),  # what every step reads comes first, mostly in one cache line
             ("next", "i4"),
             ("latency_s", "f4"),
             ("signals", "f4", (signal_width,)),
+            ("reserve_usd", "f8"),
+            ("flops", "f8"),
+            ("tokens", "i4", (4,)),
         ],
         align=True,
     )

@@ -26,11 +26,19 @@ class PoolLike(Protocol):
     """Arms with their prices and the backend that answers for them."""
 
     @property
-    def arms(self) -> tuple[Arm, ...]: ...
+    def arms(self) -> tuple[Arm, ...]:
+        """The arms, in the order of the actions."""
+        ...
+
     @property
-    def prices(self) -> PriceTable: ...
+    def prices(self) -> PriceTable:
+        """What their tokens cost."""
+        ...
+
     @property
-    def backend(self) -> Backend: ...
+    def backend(self) -> Backend:
+        """Who answers."""
+        ...
 
 
 class Expander:

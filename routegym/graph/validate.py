@@ -88,7 +88,7 @@ def validate_graph(recording: Recording, where: str | None = None) -> None:
         "a situation with a larger step: otherwise the graph has a cycle",
     )
     tokens = edges["tokens"]
-    refuse((tokens < 0).any(axis=1), "edges", "tokens", tokens, "no negative number of tokens")
+    refuse(np.any(tokens < 0, axis=1), "edges", "tokens", tokens, "no negative number of tokens")
     for name in ("cost_usd", "flops", "latency_s"):
         value = edges[name]
         refuse(~(np.isfinite(value) & (value >= 0)), "edges", name, value, "a finite number >= 0")

@@ -34,9 +34,7 @@ class Arm:
         if not self.model or not self.tier:
             raise PoolError(f"arm {self.model!r}/{self.tier!r}: model and tier must not be empty; name both")
         if self.parameters < 0:
-            raise PoolError(
-                f"arm {self.name}: parameters = {self.parameters} is negative; give the number of weights"
-            )
+            raise PoolError(f"arm {self.name}: parameters = {self.parameters} is negative; give the number of weights")
         if self.max_completion_tokens is not None and self.max_completion_tokens <= 0:
             raise PoolError(
                 f"arm {self.name}: max_completion_tokens = {self.max_completion_tokens} must be positive, "
@@ -63,8 +61,7 @@ class Price:
             value = getattr(self, kind)
             if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
                 raise PriceError(
-                    f"price of {kind} tokens is {value!r}; expected a finite number >= 0 "
-                    "in USD per million tokens"
+                    f"price of {kind} tokens is {value!r}; expected a finite number >= 0 in USD per million tokens"
                 )
 
     def as_array(self) -> npt.NDArray[np.float64]:

@@ -136,16 +136,11 @@ def load_pool(path: str | Path | None = None) -> Pool:
     names = [arm.name for arm in arms]
     for index, name in enumerate(names):
         if name in names[:index]:
-            raise PoolError(
-                f"{path}: arms.{index} is {name!r} a second time; model and tier must be unique together"
-            )
+            raise PoolError(f"{path}: arms.{index} is {name!r} a second time; model and tier must be unique together")
     prices = PriceTable(
         content.prices.date,
         content.prices.note,
-        {
-            model: _price(path, model, listed)
-            for model, listed in content.prices.usd_per_million_tokens.items()
-        },
+        {model: _price(path, model, listed) for model, listed in content.prices.usd_per_million_tokens.items()},
     )
     prices.per_token(arms)
     return Pool(tuple(arms), prices, path, content)
@@ -156,9 +151,7 @@ def _read(path: Path) -> _PoolFile:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise PoolError(
-            f"{path}: cannot be read ({error.strerror}); expected a pool file, check the path"
-        ) from error
+        raise PoolError(f"{path}: cannot be read ({error.strerror}); expected a pool file, check the path") from error
     except ValueError as error:
         raise PoolError(f"{path}: no valid JSON ({error}); expected a pool file, restore it") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
@@ -172,9 +165,7 @@ def _read(path: Path) -> _PoolFile:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise PoolError(
-            f"{path}: {field} is {first['input']!r}: {first['msg']}; correct the field"
-        ) from error
+        raise PoolError(f"{path}: {field} is {first['input']!r}: {first['msg']}; correct the field") from error
 
 
 def _price(path: Path, model: str, listed: dict[str, float]) -> Price:
@@ -187,7 +178,6 @@ def _price(path: Path, model: str, listed: dict[str, float]) -> Price:
     for kind, value in listed.items():
         if not (math.isfinite(value) and value >= 0):
             raise PriceError(
-                f"{path}: prices.usd_per_million_tokens.{model}.{kind} is {value!r}; "
-                "expected a finite number >= 0"
+                f"{path}: prices.usd_per_million_tokens.{model}.{kind} is {value!r}; expected a finite number >= 0"
             )
     return Price(**listed)

@@ -46,8 +46,7 @@ class SimulatedBackend:
                 value = by_level.get(name)
                 if value is None or not 0 <= value <= 1:
                     raise PoolError(
-                        f"accuracy of arm {arm!r} at level {name!r} is {value!r}; "
-                        "expected a probability in [0, 1]"
+                        f"accuracy of arm {arm!r} at level {name!r} is {value!r}; expected a probability in [0, 1]"
                     )
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
@@ -85,7 +84,6 @@ class SimulatedBackend:
     def _accuracy_of(self, arm: Arm) -> Mapping[str, float]:
         if arm.name not in self.accuracy:
             raise PoolError(
-                f"no simulated accuracy for arm {arm.name!r}; "
-                f"known arms: {', '.join(self.accuracy) or 'none'}"
+                f"no simulated accuracy for arm {arm.name!r}; known arms: {', '.join(self.accuracy) or 'none'}"
             )
         return self.accuracy[arm.name]

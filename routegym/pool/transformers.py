@@ -132,9 +132,7 @@ class TransformersBackend:
 
     def _sampling_of(self, arm: Arm) -> Sampling:
         if arm.name not in self._sampling:
-            raise PoolError(
-                f"unknown arm {arm.name!r}; this pool has {', '.join(sorted(self._sampling)) or 'no arms'}"
-            )
+            raise PoolError(f"unknown arm {arm.name!r}; this pool has {', '.join(sorted(self._sampling)) or 'no arms'}")
         return self._sampling[arm.name]
 
     def _answer(self, arm: Arm, requests: Sequence[Request]) -> list[Response]:

@@ -58,9 +58,7 @@ class TaskSet:
         for name in ("prompts", "references", "splits"):
             length = len(getattr(self, name))
             if length != count:
-                raise TaskError(
-                    f"task set: {length} {name} for {count} ids; expected one entry of each per task"
-                )
+                raise TaskError(f"task set: {length} {name} for {count} ids; expected one entry of each per task")
         seen: set[str] = set()
         split_of_prompt: dict[str, str] = {}
         for task_id, prompt, split in zip(self.ids, self.prompts, self.splits, strict=True):
@@ -70,9 +68,7 @@ class TaskSet:
                 raise TaskError(f"task set: id {task_id!r} occurs twice; ids must be unique, rename one")
             seen.add(task_id)
             if split not in SPLITS:
-                raise TaskError(
-                    f"task {task_id!r}: unknown split {split!r}; expected one of {', '.join(SPLITS)}"
-                )
+                raise TaskError(f"task {task_id!r}: unknown split {split!r}; expected one of {', '.join(SPLITS)}")
             other = split_of_prompt.setdefault(prompt, split)
             if other != split:
                 raise TaskError(

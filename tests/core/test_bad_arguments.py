@@ -201,7 +201,7 @@ def test_ended_slots_keep_still_in_disabled_mode() -> None:
 
 
 def test_sb3_adapter_needs_same_step() -> None:
-    with pytest.raises(ConfigError, match="needs AutoresetMode.SAME_STEP"):
+    with pytest.raises(ConfigError, match=r"needs AutoresetMode\.SAME_STEP"):
         SB3RoutingVecEnv(RoutingVectorEnv(2, recording()))
 
 

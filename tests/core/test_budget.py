@@ -131,6 +131,28 @@ def test_the_last_cent_counts(budget: float, legal: bool) -> None:
     assert env.step(0)[4]["cost_usd_total"] == budget
 
 
+@pytest.mark.parametrize("kernel", ["auto", "numpy"])
+@pytest.mark.parametrize("legal", [True, False])
+def test_the_last_cent_counts_after_a_call(legal: bool, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recording = hand_made(
+        [(0, None), (1, None), (2, 1.0)],
+        [Edge(0, 0, 1, 3), Edge(0, 1, 1, 3), Edge(1, 0, 2, 10), Edge(1, 1, 2, 10)],
+    )
+    first, last = float(recording.graph.edges["cost_usd"][0]), float(recording.graph.node_reserve[1, 1])
+    budget = first + last if legal else float(np.nextafter(first + last, 0))
+    monkeypatch.setenv("ROUTEGYM_KERNEL", kernel)
+    env = RoutingEnv(recording, budget_usd=budget)
+    env.reset(seed=0)
+    env.step(0)
+    assert env.action_masks().tolist() == [True, legal]
+    if legal:
+        assert env.step(1)[4]["cost_usd_total"] == budget
+    else:
+        with pytest.raises(ActionError, match="'a1/t' is masked"):
+            env.step(1)
+        assert env.step(0)[2]
+
+
 def test_soft_price_and_hard_cap_together(recordings: dict[str, Path]) -> None:
     """Lambda prices what the cap admits; the sum of rewards is score - lambda * cost / scale to the cent."""
     count = 200

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 from helpers import Edge, hand_made
-from scipy import stats
+from scipy import stats  # type: ignore[import-untyped]
 
 from routegym.core import REWARDS, RoutingEnv, RoutingVectorEnv
 from routegym.core.render import format_usd
@@ -28,9 +28,9 @@ def chain(**settings: Any) -> Recording:
     )  # fmt: skip
 
 
-def route(env: RoutingEnv, *actions: int, **options: Any) -> list[tuple[Any, float, bool, bool, dict[str, Any]]]:
+def route(env: RoutingEnv, *actions: int, **options: Any) -> list[Any]:
     env.reset(seed=0, options=options)
-    return [env.step(action) for action in actions]  # type: ignore[misc]
+    return [env.step(action) for action in actions]
 
 
 def test_costs_rewards_and_ends() -> None:
@@ -222,7 +222,7 @@ def test_human_rendering_prints(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_rendering_has_to_be_asked_for() -> None:
-    with pytest.raises(ConfigError, match='render_mode="ansi" or "human"'):
+    with pytest.raises(ConfigError, match="render_mode"):
         RoutingVectorEnv(1, chain()).render()
 
 

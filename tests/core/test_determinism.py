@@ -121,7 +121,7 @@ def test_batch_equals_single_environments(
     for _ in range(30):
         if mode == AutoresetMode.DISABLED and over.any():
             observation, _ = batch.reset(options={"reset_mask": over})
-            for slot in np.flatnonzero(over):
+            for slot in np.flatnonzero(over).tolist():
                 assert helpers.same(observation[slot], singles[slot].reset()[0])
             over[:] = False
         actions = actions_for(batch, rng.integers(0, 1000, count))
@@ -216,3 +216,15 @@ def test_group_options_and_reset_mask(recordings: dict[str, Path]) -> None:
     assert env.lambda_.tolist() == [0.0, 2.0, 0.0, 0.0, 0.0, 2.0]
     assert np.isinf(env.ledger.budget_usd[mask]).all()
     assert env.ledger.budget_usd[~mask].tolist() == [0.5, 0.5, 0.7, 0.7]
+
+
+def test_a_seed_with_a_mask_is_for_the_masked_slots(recordings: dict[str, Path]) -> None:
+    env, fresh = (
+        RoutingVectorEnv(6, recordings["agent_steps"], autoreset_mode=AutoresetMode.DISABLED) for _ in range(2)
+    )
+    before, _ = env.reset(seed=0)
+    mask = np.array([False, True, False, False, True, True])
+    after, _ = env.reset(seed=8, options={"reset_mask": mask})
+    wanted, _ = fresh.reset(seed=8)
+    assert helpers.same(after[mask], wanted[mask])
+    assert helpers.same(after[~mask], before[~mask])

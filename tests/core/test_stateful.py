@@ -121,10 +121,9 @@ class EnvironmentMachine(RuleBasedStateMachine):
 
     @rule(action=st.one_of(st.integers(-3, 7), st.floats(0, 3), st.sampled_from([None, "m0/direct"])))
     def illegal_step(self, action: Any) -> None:
-        number = isinstance(action, int)
-        if not self.over and number and 0 <= action < self.recording.graph.n_actions:
-            if self.env.action_masks()[action]:
-                return
+        known = isinstance(action, int) and 0 <= action < self.recording.graph.n_actions
+        if not self.over and known and self.env.action_masks()[action]:
+            return
         before = self.state()
         with pytest.raises(ActionError):
             self.env.step(action)
@@ -132,7 +131,7 @@ class EnvironmentMachine(RuleBasedStateMachine):
 
 
 def run(examples: int, *phases: Phase) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         EnvironmentMachine,
         settings=settings(
             max_examples=examples,

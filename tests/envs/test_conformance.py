@@ -52,6 +52,17 @@ def test_sb3_check_env(env_id: str, source: dict[str, Any], form: str) -> None:
     sb3_check_env(gym.make(env_id, observation=form, **source).unwrapped)
 
 
+def test_sb3_make_vec_env(env_id: str, source: dict[str, Any]) -> None:
+    """The way of stable-baselines3's own examples, which asks for pictures."""
+    from stable_baselines3.common.env_util import make_vec_env
+
+    env = make_vec_env(env_id, n_envs=2, seed=0, env_kwargs=source)
+    first = env.reset()
+    env.step(np.zeros(2, dtype=int))
+    assert len(first) == 2
+    env.close()
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_passive_checker_stays_silent(env_id: str, source: dict[str, Any], form: str) -> None:
     """`gym.make` wraps in the passive checker; a warning is an error in this suite."""
@@ -83,6 +94,26 @@ def test_vector_copies_continue_identically(env_id: str, source: dict[str, Any])
         assert helpers.same(env.step(actions), twin.step(actions))
 
 
+def test_lock_step_within_the_budget(env_id: str, source: dict[str, Any]) -> None:
+    """R-02 and R-05 for every id: 100 seeds x 200 steps, equal to the byte and never above the cap."""
+    settings: dict[str, Any] = {"budget_usd": "sampled", "lambda_": (0.0, 1.0), **source}
+    twins = [gym.make_vec(env_id, num_envs=100, autoreset_mode="SameStep", **settings) for _ in range(2)]
+    seeds: Any = list(range(100))
+    a, b = (env.reset(seed=seeds) for env in twins)
+    assert helpers.same(a, b)
+    budget = a[1]["budget_usd"]
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        masks = twins[0].unwrapped.action_masks()  # type: ignore[attr-defined]
+        assert masks.any(axis=1).all()
+        actions = helpers.legal_actions(rng, masks)
+        a, b = (env.step(actions) for env in twins)
+        assert helpers.same(a, b)
+        info = a[4]
+        assert (info.get("final_info", info)["cost_usd_total"] <= budget).all()
+        budget = info["budget_usd"]
+
+
 def test_spec_survives_json(env_id: str, source: dict[str, Any]) -> None:
     env = gym.make(env_id, observation="dict", budget_usd="sampled", **source)
     assert env.spec is not None
@@ -106,21 +137,21 @@ def test_make_vec_modes_agree(env_id: str, source: dict[str, Any]) -> None:
     """`sync` and the native batch give the same episodes for the same list of seeds."""
     native = gym.make_vec(env_id, num_envs=3, budget_usd="sampled", **source)
     sync = gym.make_vec(env_id, num_envs=3, vectorization_mode="sync", budget_usd="sampled", **source)
-    assert isinstance(native.unwrapped, RoutingVectorEnv)
+    batch = native.unwrapped
+    assert isinstance(batch, RoutingVectorEnv)
     assert isinstance(sync, SyncVectorEnv)
     seeds: Any = [4, 5, 6]
     first = [env.reset(seed=seeds)[0] for env in (native, sync)]
     assert helpers.same(*first)
     for seed in range(30):
-        masks = native.unwrapped.action_masks()  # type: ignore[attr-defined]
-        actions = helpers.legal_actions(np.random.default_rng(seed), masks)
+        actions = helpers.legal_actions(np.random.default_rng(seed), batch.action_masks())
         a, b = native.step(actions), sync.step(actions)
         assert helpers.same(a[:4], b[:4])
 
 
 def test_make_vec_async(env_id: str, recordings: dict[str, Any]) -> None:
     kind = next(kind for kind, name in helpers.ID_OF_KIND.items() if name == env_id)
-    source = {"recording": str(recordings[kind])}
+    source: Any = {"recording": str(recordings[kind])}
     native = gym.make_vec(env_id, num_envs=2, **source)
     asynchronous = gym.make_vec(env_id, num_envs=2, vectorization_mode="async", **source)
     try:

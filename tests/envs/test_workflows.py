@@ -44,12 +44,12 @@ def follow(workflow: Any, task_set: TaskSet, *moves: tuple[Arm | str, str | Resp
     return state
 
 
-def outcome(workflow: Any, task_set: TaskSet, state: Any) -> tuple[int, float]:
+def outcome(workflow: Any, task_set: TaskSet, state: Any) -> tuple[int, Any]:
     status, score = workflow.outcome([state], task_set)
     return int(status[0]), float(score[0])
 
 
-def seen(workflow: Any, state: Any) -> dict[str, float]:
+def seen(workflow: Any, state: Any) -> dict[str, Any]:
     (row,) = workflow.signals([state])
     assert row.min() >= 0.0
     assert row.max() <= 1.0
@@ -83,7 +83,10 @@ def test_agent_steps_asks_for_the_next_operation() -> None:
     ids=str,
 )
 def test_agent_steps_episodes(answers: list[str], status: int, score: float, text: str) -> None:
-    state = follow(STEPS, EXPRESSION, *((ARMS[0], one) for one in answers))
+    moves = [(ARMS[0], one) for one in answers]
+    for count in range(len(moves)):
+        assert outcome(STEPS, EXPRESSION, follow(STEPS, EXPRESSION, *moves[:count]))[0] == OPEN
+    state = follow(STEPS, EXPRESSION, *moves)
     assert state.text == text
     assert state.step == len(answers)
     assert outcome(STEPS, EXPRESSION, state) == (status, pytest.approx(score, nan_ok=True))
@@ -131,6 +134,8 @@ PRODUCT = tasks(("58*7", "406"))
     ids=str,
 )
 def test_cascade_episodes(moves: list[Any], status: int, score: float) -> None:
+    for count in range(len(moves)):
+        assert outcome(CASCADE, PRODUCT, follow(CASCADE, PRODUCT, *moves[:count]))[0] == OPEN
     state = follow(CASCADE, PRODUCT, *moves)
     assert state.step == len(moves)
     assert outcome(CASCADE, PRODUCT, state) == (status, pytest.approx(score, nan_ok=True))
@@ -250,8 +255,9 @@ def test_the_place_of_a_task_is_not_seen() -> None:
     turned = TaskSet(*(tuple(part[i] for i in order) for part in (tasks_of.ids, tasks_of.prompts, tasks_of.references,
                                                                   tasks_of.splits)))  # fmt: skip
     pool = helpers.SimulatedPool()
-    other = start_recording("agent_steps", AgentStepsWorkflow(), pool, turned)
-    explore(Expander(AgentStepsWorkflow(), pool, other))
+    workflow = helpers.workflow_of("agent_steps", pool)
+    other = start_recording("agent_steps", workflow, pool, turned)
+    explore(Expander(workflow, pool, other))
     other.fix_scales()
     envs = [RoutingEnv(r, split="all") for r in (recording, other)]
     for task_id in tasks_of.ids:

@@ -34,7 +34,7 @@ def content(recording: Recording) -> dict[str, Any]:
     edges: dict[Any, list[Any]] = {}
     for row, (n, a) in enumerate(zip(node.tolist(), action.tolist(), strict=True)):
         edge = graph.edges[row].tolist()
-        fields = dict(zip(graph.edges.dtype.names, edge, strict=True))
+        fields = dict(zip(graph.edges.dtype.names or (), edge, strict=True))
         fields["next"] = names[fields["next"]]
         edges.setdefault((names[n], a), []).append({k: np.asarray(v).tolist() for k, v in fields.items()})
     return {
@@ -120,6 +120,7 @@ def test_a_recording_grown_by_episodes_equals_one_explored_at_once(
         observation, *_ = env.step(helpers.legal_actions(rng, env.action_masks()))
     halfway = grown.graph.n_edges
     assert 0 < halfway < whole.graph.n_edges
+    whole.save(tmp_path / "whole")
     # from disk, by another expander
     loaded = Recording.load(grown.save(tmp_path / "half"))
     pool = helpers.SimulatedPool()
@@ -129,7 +130,7 @@ def test_a_recording_grown_by_episodes_equals_one_explored_at_once(
         recording.provenance["complete"] = True
         recording.fix_scales()
         recording.save(tmp_path / "full")
-        assert recording.content_hash == (whole.save(tmp_path / "whole") and whole.content_hash)
+        assert recording.content_hash == whole.content_hash
         assert content(recording) == content(whole)
 
 
@@ -142,8 +143,8 @@ def test_worst_cases_of_what_is_missing_come_back_with_the_pool(tmp_path: Path) 
     assert np.isinf(loaded.graph.node_reserve).any()
     pool = helpers.SimulatedPool()
     Expander(helpers.workflow_of("cascade", pool), pool, loaded)
-    order = [list(zip(r.graph.node_task, recording.texts[:], strict=True)) for r in (recording,)][0]
-    by_name = dict(zip(order, reserve.tolist(), strict=True))
+    names = zip(recording.graph.node_task, recording.texts, strict=True)
+    by_name = dict(zip(names, reserve.tolist(), strict=True))
     for task, text, row in zip(loaded.graph.node_task, loaded.texts, loaded.graph.node_reserve, strict=True):
         assert row.tolist() == by_name[task, text]
     assert np.array_equal(loaded.graph.node_floor, np.fmin.reduce(loaded.graph.node_reserve, axis=1))
@@ -200,24 +201,41 @@ def test_numbers_of_samples_are_checked(samples: dict[str, int]) -> None:
         helpers.start("cascade", 3, samples=samples)
 
 
-def test_equal_requests_are_sent_once() -> None:
-    recording, expander = helpers.start("single_call", 4)
+def requests_of(expander: Any) -> list[Any]:
+    """A list that fills with what the expander's backend is asked."""
     sent: list[Any] = []
     backend = expander.pool.backend
-    generate = backend.generate
 
-    class Counting:
+    class Listening:
         count_prompt_tokens = staticmethod(backend.count_prompt_tokens)
 
         def generate(self, requests: Any) -> Any:
             sent.extend(requests)
-            return generate(requests)
+            return backend.generate(requests)
 
-    expander.pool.backend = Counting()  # type: ignore[misc, assignment]
+    expander.pool.backend = Listening()
+    return sent
+
+
+def test_equal_requests_are_sent_once() -> None:
+    recording, expander = helpers.start("single_call", 4)
+    sent = requests_of(expander)
     expander.expand([0, 0, 1], [0, 0, 0])
     expander.expand([0, 1], [0, 0])
     assert len(sent) == 2
     assert recording.graph.n_edges == 2
+
+
+def test_seeds_depend_on_arm_prompt_and_sample_alone() -> None:
+    seeds = []
+    for order in ([0, 1, 2], [2, 0, 1]):
+        _, expander = helpers.start("single_call", 4, samples={"m0/direct": 3})
+        sent = requests_of(expander)
+        for node in order:
+            expander.expand([node, node], [0, 1])
+        seeds.append(sorted((r.arm.name, r.prompt, r.seed) for r in sent))
+    assert seeds[0] == seeds[1]
+    assert len({seed for *_, seed in seeds[0]}) == len(seeds[0]) == 3 * (3 + 1)
 
 
 # -- the folder --------------------------------------------------------------------------------

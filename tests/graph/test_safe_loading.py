@@ -77,8 +77,10 @@ def test_the_detector_sees(source: str) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["torch.load(path, weights_only=True)", "np.load(p)", "yaml.safe_load(text)", "yaml.load(t, Loader=yaml.SafeLoader)",
-     "re.compile('x')", "json.load(f)", "Recording.load(p)"],
+    [
+        "torch.load(path, weights_only=True)", "np.load(p)", "yaml.safe_load(text)", "re.compile('x')",
+        "yaml.load(t, Loader=yaml.SafeLoader)", "json.load(f)", "Recording.load(p)",
+    ],
 )  # fmt: skip
 def test_the_detector_lets_pass(source: str) -> None:
     assert list(unsafe(source)) == []

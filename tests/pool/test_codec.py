@@ -63,16 +63,12 @@ def test_right_answers_decode_to_the_exact_value(prompt: str, template: str) -> 
     assert decode(tokens) == str(operation.value)
 
 
-@pytest.mark.parametrize(
-    "raw", ["", "0", "065", "65.", "0065.", "0+5.", "51=600=065.", "065.5", "516000", "=."]
-)
+@pytest.mark.parametrize("raw", ["", "0", "065", "65.", "0065.", "0+5.", "51=600=065.", "065.5", "516000", "=."])
 def test_answers_that_state_no_value_come_back_raw(raw: str) -> None:
     assert decode([VOCABULARY.index(symbol) for symbol in raw]) == raw
 
 
-@pytest.mark.parametrize(
-    "prompt", ["", "58", "58+", "1000+1", "058+7", "58 + 7", "58/7", "(58+7)", "58+7+1", "-3+5"]
-)
+@pytest.mark.parametrize("prompt", ["", "58", "58+", "1000+1", "058+7", "58 + 7", "58/7", "(58+7)", "58+7+1", "-3+5"])
 def test_prompts_that_are_no_operation_are_refused(prompt: str) -> None:
     with pytest.raises(PoolError, match="cannot be encoded"):
         encode_prompts(["1+1", prompt], "direct")

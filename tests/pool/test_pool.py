@@ -66,9 +66,7 @@ def test_every_embedded_arm_knows_the_easy_steps(embedded: Pool) -> None:
         if arm.model != "times":
             easy += [f"{a}{op}{b}" for a in (3, 8, 24, 57) for op in "+-" for b in (2, 5, 9, 31)]
         answers = embedded.backend.generate([Request(arm, prompt) for prompt in easy])
-        right = [
-            answer.text == str(eval(prompt) % 1000) for answer, prompt in zip(answers, easy, strict=True)
-        ]
+        right = [answer.text == str(eval(prompt) % 1000) for answer, prompt in zip(answers, easy, strict=True)]
         assert sum(right) >= 0.9 * len(right), arm.name
         for answer in answers:
             assert answer.tokens[2] + answer.tokens[3] <= (arm.max_completion_tokens or 0)
@@ -132,9 +130,7 @@ def test_missing_and_impossible_prices_are_refused(tmp_path: Path, content: dict
     with pytest.raises(PriceError, match=r"prices\.usd_per_million_tokens\.a\.cached is -0\.5"):
         load_pool(write(tmp_path, content))
     del prices["a"]["cached"]
-    with pytest.raises(
-        PriceError, match="expected a price for each of prompt, cached, completion, reasoning"
-    ):
+    with pytest.raises(PriceError, match="expected a price for each of prompt, cached, completion, reasoning"):
         load_pool(write(tmp_path, content))
     del prices["a"]
     with pytest.raises(PriceError, match="no price for model 'a'"):

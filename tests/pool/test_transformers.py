@@ -56,8 +56,7 @@ def make(folder: Path, batch_size: int = 64) -> TransformersBackend:
 def essence(answers: list[Response]) -> list[tuple[str, tuple[int, int, int, int], float, float, float]]:
     """All of the answers but the measured time; log-probabilities to nine decimals."""
     return [
-        (answer.text, answer.tokens, answer.flops, round(answer.logprob, 9), answer.agreement)
-        for answer in answers
+        (answer.text, answer.tokens, answer.flops, round(answer.logprob, 9), answer.agreement) for answer in answers
     ]
 
 

@@ -137,9 +137,7 @@ def test_neighbouring_seeds_share_no_tasks() -> None:
 
 def test_easy_and_hard_steps_occur_together() -> None:
     levels = [{level(step) for step in steps_of(text)} for text in generate_tasks(500).prompts]
-    mixed = sum(
-        any(name[-1] == "3" for name in names) and any(name[-1] != "3" for name in names) for names in levels
-    )
+    mixed = sum(any(name[-1] == "3" for name in names) and any(name[-1] != "3" for name in names) for names in levels)
     assert mixed > 0.6 * len(levels)
     assert set().union(*levels) == set(LEVELS)
 

@@ -1,0 +1,47 @@
+"""The benchmarks run, and their tables have every row; what they measure here means nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import helpers
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(script: str, *arguments: str) -> str:
+    command = [sys.executable, str(ROOT / "benchmarks" / script), "--quick", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=170)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_step_speed(tmp_path: Path) -> None:
+    pytest.importorskip("numba")
+    pytest.importorskip("sb3_contrib")
+    recording = helpers.build("agent_steps", 30).save(tmp_path / "recording")
+    table = run("step_speed.py", "--recording", str(recording))
+    lines = [line for line in table.splitlines() if line.startswith("│")]
+    for name, count in (
+        ("RoutingEnv", 1),
+        ("gymnasium SyncVectorEnv", 2),
+        ("gymnasium AsyncVectorEnv", 1),
+        ("SB3 DummyVecEnv", 1),
+        ("PufferLib", 1),
+        ("native, numpy  ", 6),
+        ("native, numba  ", 6),
+        ("plain gather", 4),
+        ("native, numpy, budgets", 1),
+        ("native, numba, budgets", 1),
+        ("PPO", 1),
+    ):
+        assert sum(f" {name}" in line for line in lines) == count, (name, table)
+
+
+def test_graph_size() -> None:
+    table = run("graph_size.py")
+    rows = [line.split("│")[1].strip() for line in table.splitlines() if line.startswith("│")]
+    assert rows == ["1,000", "10,000"]
