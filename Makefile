@@ -3,12 +3,12 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 -m "not slow"
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install test minimal lint format check coverage clean
+.PHONY: help quickstart install test slow minimal lint format check coverage clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -21,6 +21,9 @@ install: $(VENV)/.installed-dev  ## everything: all extras and the development t
 
 test: $(VENV)/.installed-dev  ## the whole test suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+slow: $(VENV)/.installed-dev  ## the tests that take minutes each
+	$(BIN)/python -m pytest -n 2 -m slow
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 #: Import names that differ from the names of their distributions by more than "_" for "-".
-DISTRIBUTIONS = {"yaml": "pyyaml"}
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}
 
 #: Folder in the checkout -> folder in site-packages.
 ROOMS = {"routegym": "routegym", "envs": "routegym/envs", "policies": "routegym/policies"}

@@ -11,6 +11,10 @@ from typing import Any
 import numba
 import numpy as np
 import numpy.typing as npt
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from routegym.core import streams
 from routegym.core.tables import Fields, Floats, Outcome, Slots, Tables
@@ -42,6 +46,27 @@ def _uniform(key: Any, purpose: Any, counter: Any) -> Any:
     return np.float64(word >> _S11) * 2.0**-53
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _fetch(typing_context, array, row, offset):  # type: ignore[no-untyped-def]
+    """Have the processor load what stands `offset` bytes into a row of an array, without waiting for it."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        made = context.make_array(signature.args[0])(context, builder, arguments[0])
+        stride = builder.extract_value(made.strides, 0)
+        place = builder.add(builder.mul(stride, arguments[1]), arguments[2])
+        address = cgutils.pointer_add(builder, made.data, place, return_type=ir.IntType(8).as_pointer())
+        i32 = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [address.type, i32, i32, i32])
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(prefetch, [address, i32(0), i32(3), i32(1)])  # for reading, into every cache, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp), generate
+
+
+_AHEAD = 6  # rows between asking for a row and reading it
+
+
 # Bundles come as plain tuples, which numba unpacks six times faster than named ones.
 # One loop per table: the processor then waits for many rows of it at once. Unsigned indices spare numba's test
 # for negative ones.
@@ -60,6 +85,9 @@ def _look_up(f, s, many, actions, edge, cost, landing):  # type: ignore[no-untyp
         if actions[i] < 0 or actions[i] >= n_actions:
             return False
         action, node = np.uint64(actions[i]), np.uint64(s.node[i])
+        if j + _AHEAD < len(actions):
+            _fetch(f.reserve_usd, s.node[j + _AHEAD], 8 * actions[j + _AHEAD])
+            _fetch(f.first, s.node[j + _AHEAD], 4 * actions[j + _AHEAD])
         worst = f.reserve_usd[node, action]
         first = f.first[node, action]
         if first < 0 or not s.spent_usd[i] + worst <= s.budget_usd[i]:
@@ -76,6 +104,8 @@ def _look_up(f, s, many, actions, edge, cost, landing):  # type: ignore[no-untyp
             landing[i] = s.node[i]
             continue
         at = np.uint64(edge[i])
+        if j + _AHEAD < len(actions):
+            _fetch(f.cost_usd, edge[j + _AHEAD], 0)
         reserved &= f.cost_usd[at] <= cost[i]
         cost[i] = f.cost_usd[at]
         landing[i] = f.next[at]
@@ -88,6 +118,8 @@ def _move(f, s, landing, edge, cost, score, terminated, truncated):  # type: ign
     for j in range(len(edge)):  # no branches: which episodes end cannot be predicted
         i = np.uint64(j)
         node = np.uint64(landing[i])
+        if j + _AHEAD < len(edge):
+            _fetch(f.floor_usd, landing[j + _AHEAD], 0)
         moved = edge[i] >= 0
         spent = s.spent_usd[i] + cost[i]
         s.spent_usd[i] = spent
@@ -105,6 +137,8 @@ def _move(f, s, landing, edge, cost, score, terminated, truncated):  # type: ign
     for k in range(s.response_signals.shape[1]):
         for j in range(len(edge)):
             i = np.uint64(j)
+            if j + _AHEAD < len(edge):
+                _fetch(f.signals, edge[j + _AHEAD], 4 * k)
             if edge[i] >= 0:
                 s.response_signals[i, k] = f.signals[np.uint64(edge[i]), k]
 
@@ -118,6 +152,14 @@ def _observe(f, s, scale, rows, out):  # type: ignore[no-untyped-def]
     for j in range(len(rows)):
         i = np.uint64(rows[j])
         node = np.uint64(s.node[i])
+        if j + _AHEAD < len(rows):
+            soon = s.node[rows[j + _AHEAD]]
+            for low in range(0, 4 * static, 64):
+                _fetch(f.features, soon, low)
+            _fetch(f.features, soon, 4 * static)
+            for low in range(0, 8 * n_actions, 64):
+                _fetch(f.reserve_usd, soon, low)
+            _fetch(f.reserve_usd, soon, 8 * n_actions - 1)
         spent, budget, lambda_ = s.spent_usd[i], s.budget_usd[i], s.lambda_[i]
         for k in range(static):
             out[i, k] = f.features[node, k]
