@@ -11,7 +11,7 @@ from typing import Any
 import numba
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -46,25 +46,27 @@ def _uniform(key: Any, purpose: Any, counter: Any) -> Any:
     return np.float64(word >> _S11) * 2.0**-53
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _fetch(typing_context, array, row, offset):  # type: ignore[no-untyped-def]
+def _prefetch(typing_context, array, row, offset):  # type: ignore[no-untyped-def]
     """Have the processor load what stands `offset` bytes into a row of an array, without waiting for it."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         made = context.make_array(signature.args[0])(context, builder, arguments[0])
         stride = builder.extract_value(made.strides, 0)
         place = builder.add(builder.mul(stride, arguments[1]), arguments[2])
-        address = cgutils.pointer_add(builder, made.data, place, return_type=ir.IntType(8).as_pointer())
+        to_bytes = ir.IntType(8).as_pointer()
+        address = cgutils.pointer_add(builder, made.data, place, to_bytes)  # type: ignore[no-untyped-call]
         i32 = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [address.type, i32, i32, i32])
-        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        name = "llvm.prefetch.p0"
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, name)  # type: ignore[no-untyped-call]
         builder.call(prefetch, [address, i32(0), i32(3), i32(1)])  # for reading, into every cache, data
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp), generate
 
 
-_AHEAD = 6  # rows between asking for a row and reading it
+_fetch: Any = intrinsic(_prefetch)
+_AHEAD = 24  # rows between asking for a row and reading it
 
 
 # Bundles come as plain tuples, which numba unpacks six times faster than named ones.
