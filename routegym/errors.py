@@ -77,6 +77,5 @@ class MissingExtraError(RoutegymError, ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
-            f"{package!r} is needed for this and is not installed; "
-            f'install it with: pip install "routegym[{extra}]"'
+            f'{package!r} is needed for this and is not installed; install it with: pip install "routegym[{extra}]"'
         )

@@ -50,11 +50,12 @@ def _summary(metrics: dict[str, Any]) -> str:
     best = max((rival["aiq"], name) for name, rival in metrics["against"].items() if name != "zero router")[1]
     ahead = metrics["against"][best]["difference"]
     return (
-        f"*AgentSteps, {metrics['tasks']} held-out tasks, {metrics['seeds']} training seeds. Over the common range of mean\n"
-        f"costs the learned policy scores {zero['estimate']:+.3f} {_range(zero)} above the zero router and\n"
-        f"{ahead['estimate']:+.3f} {_range(ahead)} above the best fixed strategy ({best}), closes {gap['estimate']:.0%} of the\n"
-        f"gap to the clairvoyant optimum, and exceeds its budget in {metrics['policy']['violations']} episodes (95 % paired\n"
-        "bootstrap over tasks and seeds; [details](docs/results.md)).*"
+        f"*AgentSteps, {metrics['tasks']} held-out tasks, {metrics['seeds']} training seeds. Over the common range of "
+        f"mean costs the\nlearned policy scores {zero['estimate']:+.3f} {_range(zero)} above the zero router and "
+        f"{ahead['estimate']:+.3f} {_range(ahead)}\nabove the best fixed strategy ({best}). It closes "
+        f"{gap['estimate']:.0%} of the gap to the clairvoyant optimum and exceeds\nits budget in "
+        f"{metrics['policy']['violations']} episodes (95 % paired bootstrap over tasks and seeds; "
+        "[details](docs/results.md)).*"
     )
 
 

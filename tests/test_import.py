@@ -81,9 +81,7 @@ def test_help_answers_within_a_second() -> None:
     times = []
     for _ in range(5):
         start = time.perf_counter()
-        done = subprocess.run(
-            [str(command), "--help"], capture_output=True, text=True, timeout=60, env=environment
-        )
+        done = subprocess.run([str(command), "--help"], capture_output=True, text=True, timeout=60, env=environment)
         times.append(time.perf_counter() - start)
         assert done.returncode == 0, done.stderr
         for name in ("train", "evaluate", "enjoy"):

@@ -156,7 +156,7 @@ def _observe(f, s, scale, rows, out):  # type: ignore[no-untyped-def]
         node = np.uint64(s.node[i])
         if j + _AHEAD < len(rows):
             soon = s.node[rows[j + _AHEAD]]
-            for low in range(0, 4 * static, 64):
+            for low in range(0, min(4 * static, 192), 64):  # the processor itself sees a longer row coming
                 _fetch(f.features, soon, low)
             _fetch(f.features, soon, 4 * static)
             for low in range(0, 8 * n_actions, 64):

@@ -55,9 +55,7 @@ class RoutingEnv(gym.Env[Any, Any]):
         if hasattr(self.vector, "reward_space"):
             self.reward_space = self.vector.reward_space
 
-    def reset(
-        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; see `RoutingVectorEnv` for seed and options."""
         super().reset(seed=seed)
         observation, info = self.vector.reset(seed=seed, options=options)

@@ -37,9 +37,7 @@ def xrouter(
     return np.where(done, score * (1.0 - np.minimum(lambda_ * total / scale, 0.8)), 0.0)
 
 
-def vector(
-    score: Floats, cost: Floats, total: Floats, done: npt.NDArray[Any], lambda_: Floats, scale: float
-) -> Floats:
+def vector(score: Floats, cost: Floats, total: Floats, done: npt.NDArray[Any], lambda_: Floats, scale: float) -> Floats:
     """``[score, -cost / cost_scale]``, shape (n, 2): the unmixed reward of MO-Gymnasium's convention."""
     return np.stack([score, -cost / scale], axis=1)
 

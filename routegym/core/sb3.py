@@ -35,9 +35,7 @@ class SB3RoutingVecEnv(VecEnv):
 
     def __init__(self, env: RoutingVectorEnv) -> None:
         if env.autoreset_mode != AutoresetMode.SAME_STEP:
-            raise ConfigError(
-                f"autoreset_mode = {env.autoreset_mode}; stable-baselines3 needs AutoresetMode.SAME_STEP"
-            )
+            raise ConfigError(f"autoreset_mode = {env.autoreset_mode}; stable-baselines3 needs AutoresetMode.SAME_STEP")
         if env.reuses_buffers:
             raise ConfigError(
                 "copy = False: stable-baselines3 keeps observations while it steps, and the next step would overwrite "

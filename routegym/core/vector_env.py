@@ -429,9 +429,7 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
                 return np.asarray(values[slots])
             if group is None and values.shape == (self.num_envs // int(options["group_size"]),):
                 return np.asarray(np.repeat(values, int(options["group_size"]))[slots])
-            raise ConfigError(
-                f"reset option {name!r} has shape {values.shape}; expected one value or {self.num_envs}"
-            )
+            raise ConfigError(f"reset option {name!r} has shape {values.shape}; expected one value or {self.num_envs}")
 
         if options.get("task_id") is not None:
             chosen["task"] = spread("task_id", self._task_index(options["task_id"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +13,11 @@ import numpy.typing as npt
 from routegym.core.vector_env import RoutingVectorEnv
 from routegym.errors import ConfigError
 from routegym.evaluation.frontier import aiq, hull
-from routegym.evaluation.plots import Curve
 from routegym.evaluation.oracle import oracle_at_cap, oracle_at_lambda, oracle_frontier
+from routegym.evaluation.plots import Curve
 from routegym.evaluation.rollout import EpisodeTable, rollout
 from routegym.evaluation.statistics import Interval, Sweep, aiq_difference, gap_closed_interval, score_bands
+from routegym.graph.values import always_arm_actions, evaluate_choices
 from routegym.policies.baselines import AlwaysArm, ConfidenceCascade, FirstLargeK, Random
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "budget_grid", "compare"]
 
-_THRESHOLDS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+_THRESHOLDS = (0.5, 0.8, 0.9, 0.95, 0.99)
 _LAMBDAS = 25
 
 #: Called with what is being evaluated, how many of them are done, and how many there are.
@@ -101,9 +103,7 @@ class Comparison:
             "against": {
                 name: {
                     "aiq": aiq(hull(*sweep.points()), low, high),
-                    "difference": _interval(
-                        aiq_difference(self.policy, sweep, self.arms, resamples=resamples)
-                    ),
+                    "difference": _interval(aiq_difference(self.policy, sweep, self.arms, resamples=resamples)),
                 }
                 for name, sweep in rivals.items()
             },
@@ -163,9 +163,7 @@ def compare(
     if not policies:
         raise ConfigError("no policy to compare; train one first")
     tasks = recording.split(split)
-    caps = np.sort(
-        np.atleast_1d(np.asarray(budget_grid(recording) if budgets is None else budgets, dtype=np.float64))
-    )
+    caps = np.sort(np.atleast_1d(np.asarray(budget_grid(recording) if budgets is None else budgets, dtype=np.float64)))
     arms = [AlwaysArm(recording, arm.name) for arm in recording.arms]
     strategies = _strategies(recording, tasks, seed)
     total, done = len(policies) + len(arms) + sum(map(len, strategies.values())) + 1, 0
@@ -175,22 +173,13 @@ def compare(
         if progress is not None:
             progress(name, done, total)
         done += 1
-        env = RoutingVectorEnv(
-            len(tasks) * len(limits), recording, split=split, info="lean", autoreset_mode="SameStep"
-        )
-        return rollout(
-            policy, env, np.tile(tasks, len(limits)), budget_usd=np.repeat(limits, len(tasks)), seed=seed
-        )
+        env = RoutingVectorEnv(len(tasks) * len(limits), recording, split=split, info="lean", autoreset_mode="SameStep")
+        return rollout(policy, env, np.tile(tasks, len(limits)), budget_usd=np.repeat(limits, len(tasks)), seed=seed)
 
     open_ended = np.append(caps, np.inf)
     learned = [play(f"policy, seed {number}", policy, caps) for number, policy in policies.items()]
-    alone = [
-        play(f"always {arm.name}", policy, open_ended)
-        for arm, policy in zip(recording.arms, arms, strict=True)
-    ]
-    fixed = {
-        name: [play(name, policy, open_ended) for policy in variants] for name, variants in strategies.items()
-    }
+    alone = [play(f"always {arm.name}", policy, open_ended) for arm, policy in zip(recording.arms, arms, strict=True)]
+    fixed = {name: [play(name, policy, open_ended) for policy in variants] for name, variants in strategies.items()}
     fixed |= {f"always {arm.name}": [table] for arm, table in zip(recording.arms, alone, strict=True)}
     if progress is not None:
         progress("oracle", total - 1, total)
@@ -198,9 +187,7 @@ def compare(
     prices = np.concatenate([[0.0], np.geomspace(1e-3, 1e3, _LAMBDAS)]) / recording.cost_scale_usd
     priced = [oracle_at_lambda(recording.graph, tasks, float(price)) for price in prices]
     uncapped = [_outcomes([table], len(tasks)) for table in alone]
-    names = [f"policy/{number}" for number in policies] + [
-        name for name, tables in fixed.items() for _ in tables
-    ]
+    names = [f"policy/{number}" for number in policies] + [name for name, tables in fixed.items() for _ in tables]
     tables = learned + [table for variants in fixed.values() for table in variants]
     counts = np.sum([t.arm_counts for t in learned], axis=0).reshape(len(caps), len(tasks), -1).sum(axis=1)
     return Comparison(
@@ -210,14 +197,9 @@ def compare(
         tasks=tasks,
         budgets=caps,
         policy=Sweep(
-            *(
-                np.concatenate(part)
-                for part in zip(*(_outcomes([t], len(tasks)) for t in learned), strict=True)
-            )
+            *(np.concatenate(part) for part in zip(*(_outcomes([t], len(tasks)) for t in learned), strict=True))
         ),
-        arms=Sweep(
-            *(np.concatenate([part[:, -1:] for part in side], axis=1) for side in zip(*uncapped, strict=True))
-        ),
+        arms=Sweep(*(np.concatenate([part[:, -1:] for part in side], axis=1) for side in zip(*uncapped, strict=True))),
         fixed={name: Sweep(*_outcomes(variants, len(tasks))) for name, variants in fixed.items()},
         oracle_cap=_sweep(capped),
         oracle_mean=_sweep(priced),
@@ -230,26 +212,30 @@ def compare(
 
 
 def _strategies(recording: Recording, tasks: npt.NDArray[Any], seed: int) -> dict[str, list[Policy]]:
-    """Each fixed strategy over its parameters; the ladder is every arm, cheapest first."""
-    price = np.nanmean(recording.graph.node_reserve[recording.graph.task_start[tasks]], axis=0)
-    ladder = [int(arm) for arm in np.argsort(price[: recording.graph.n_arms])]
-    longest = int(recording.graph.node_step.max())
+    """Each fixed strategy over its parameters.
+
+    Ladders and pairs are built from the arms on the zero router's hull of these very tasks, which flatters them.
+    """
+    graph = recording.graph
+    alone = [evaluate_choices(graph, always_arm_actions(graph, arm)) for arm in range(graph.n_arms)]
+    starts = graph.task_start[tasks]
+    points = [(float(cost[starts].mean()), float(score[starts].mean())) for score, cost in alone]
+    kept = hull(*zip(*points, strict=True))
+    ladder = [points.index(point) for point in zip(kept.costs.tolist(), kept.scores.tolist(), strict=True)]
+    pairs = list(combinations(ladder, 2)) or [(ladder[0], ladder[0])]
+    longest = int(graph.node_step.max())
     return {
         "random": [Random(recording, seed=seed)],
         "first-large-k": [
-            FirstLargeK(recording, k, large=ladder[-1], small=ladder[0]) for k in range(1, longest)
+            FirstLargeK(recording, k, large=large, small=small) for small, large in pairs for k in range(1, longest)
         ],
         "confidence cascade": [
-            ConfidenceCascade(recording, rungs, threshold)
-            for rungs in (ladder, [ladder[0], ladder[-1]])
-            for threshold in _THRESHOLDS
+            ConfidenceCascade(recording, rungs, threshold) for rungs in (ladder, *pairs) for threshold in _THRESHOLDS
         ],
     }
 
 
-def _outcomes(
-    tables: Sequence[EpisodeTable], n_tasks: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _outcomes(tables: Sequence[EpisodeTable], n_tasks: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Scores and costs, float64 (1, points, tasks) each."""
     return (
         np.concatenate([table.score.reshape(-1, n_tasks) for table in tables])[None],
