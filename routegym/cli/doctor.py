@@ -32,7 +32,8 @@ class Doctor:
 
         console = Console()
         console.print(f"routegym {routegym.__version__}, Python {platform.python_version()}, {platform.platform()}")
-        table = Table("part", "state", "remedy")
+        table = Table("part", "state")
+        table.add_column("remedy", no_wrap=True)
         for extra, modules in _EXTRAS.items():
             missing = [module for module in modules if find_spec(module) is None]
             state = f"missing: {', '.join(missing)}" if missing else "installed"
