@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
 
 import tyro
 
@@ -25,18 +24,11 @@ examples:
   routegym doctor                                 what is installed and what is missing
 """
 
-_Commands = (
-    Annotated[Train, tyro.conf.subcommand("train", description="Train a policy and compare it.")]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate", description="Compare the policy of a run folder.")]
-    | Annotated[Enjoy, tyro.conf.subcommand("enjoy", description="Watch the policy of a run folder route a task.")]
-    | Annotated[Doctor, tyro.conf.subcommand("doctor", description="Say what is installed and what is missing.")]
-)
-
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; a mistake of the user's is one line on stderr and exit code 2."""
     command = tyro.cli(
-        _Commands,
+        Train | Evaluate | Enjoy | Doctor,
         prog="routegym",
         description=_ABOUT,
         args=arguments,
