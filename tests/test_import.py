@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -74,15 +73,21 @@ def test_without_extras_modules_import_or_name_the_extra() -> None:
     assert done.stdout == ""
 
 
+def children_seconds() -> float:
+    """Processor time that finished child processes have used."""
+    used = os.times()
+    return used.children_user + used.children_system
+
+
 def test_help_answers_within_a_second() -> None:
-    """The best of five: the bar is about what is imported, not about who else uses the machine."""
+    """Processor seconds, the best of five: the bar is about what is imported, not about who else uses the machine."""
     command = Path(sys.executable).with_name("routegym")
     environment = {**os.environ, "COLUMNS": "110"}
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = children_seconds()
         done = subprocess.run([str(command), "--help"], capture_output=True, text=True, timeout=60, env=environment)
-        times.append(time.perf_counter() - start)
+        times.append(children_seconds() - start)
         assert done.returncode == 0, done.stderr
         for name in ("train", "evaluate", "enjoy"):
             assert name in done.stdout
