@@ -26,9 +26,9 @@ def test_sb3_example(tmp_path: Path) -> None:
 
 
 def test_cleanrl_example_learns(tmp_path: Path) -> None:
-    shown = run(str(ROOT / "docs/examples/cleanrl_ppo.py"), "120000", cwd=tmp_path)
+    shown = run(str(ROOT / "docs/examples/cleanrl_a2c.py"), "200000", cwd=tmp_path)
     scores = [float(score) for score in re.findall(r"score (\d\.\d+)", shown)]
-    assert sum(scores[-5:]) / 5 > sum(scores[:5]) / 5 + 0.05
+    assert sum(scores[-2:]) / 2 > sum(scores[:2]) / 2 + 0.1
 
 
 def test_live_example(tmp_path: Path) -> None:
