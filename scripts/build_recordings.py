@@ -65,12 +65,13 @@ class Build:
                 f"{kind}: {graph.n_tasks:,} tasks, {graph.n_nodes:,} situations, {graph.n_edges:,} calls, "
                 f"{size / 1e6:.1f} MB, {time.monotonic() - began:.0f} s, content hash {fresh.content_hash[:12]}"
             )
-            if known is not None and known.content_hash != fresh.content_hash:
+            same = known is not None and _identity(known) == _identity(fresh)
+            if known is not None and not same:
                 differing += 1
                 console.print(f"  [bold red]differs[/] from {target}: " + ", ".join(_differences(known, fresh)))
             elif known is not None:
                 console.print(f"  identical to {target}")
-            if not self.check and (known is None or known.content_hash != fresh.content_hash):
+            if not self.check and not same:
                 fresh.save(target)
                 console.print(f"  written to {target}")
         return differing
@@ -102,6 +103,11 @@ def _problem(kind: Kind, pool: Pool, count: int) -> tuple[Workflow, TaskSet]:
     return CascadeWorkflow([arm.name for arm in pool.arms]), tasks
 
 
+def _identity(recording: Recording) -> tuple[object, ...]:
+    """What must not change from build to build."""
+    return recording.content_hash, recording.prices, recording.cost_scale_usd, recording.budget_range_usd
+
+
 def _differences(known: Recording, fresh: Recording) -> list[str]:
     """What differs, from the coarse to the fine."""
     found = []
@@ -110,6 +116,8 @@ def _differences(known: Recording, fresh: Recording) -> list[str]:
         ("tasks", known.tasks.prompts, fresh.tasks.prompts),
         ("situations", known.graph.n_nodes, fresh.graph.n_nodes),
         ("calls", known.graph.n_edges, fresh.graph.n_edges),
+        ("prices", known.prices, fresh.prices),
+        ("scales", known.budget_range_usd, fresh.budget_range_usd),
     ):
         if before != after:
             shown = f"{before} -> {after}" if isinstance(before, int) else f"other {name}"

@@ -224,7 +224,7 @@ def _strategies(recording: Recording, tasks: npt.NDArray[Any], seed: int) -> dic
     ladder = [points.index(point) for point in zip(kept.costs.tolist(), kept.scores.tolist(), strict=True)]
     pairs = list(combinations(ladder, 2)) or [(ladder[0], ladder[0])]
     longest = int(graph.node_step.max())
-    return {
+    strategies: dict[str, list[Policy]] = {
         "random": [Random(recording, seed=seed)],
         "first-large-k": [
             FirstLargeK(recording, k, large=large, small=small) for small, large in pairs for k in range(1, longest)
@@ -233,6 +233,7 @@ def _strategies(recording: Recording, tasks: npt.NDArray[Any], seed: int) -> dic
             ConfidenceCascade(recording, rungs, threshold) for rungs in (ladder, *pairs) for threshold in _THRESHOLDS
         ],
     }
+    return {name: variants for name, variants in strategies.items() if variants}  # k needs a second call
 
 
 def _outcomes(tables: Sequence[EpisodeTable], n_tasks: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -124,7 +124,7 @@ def _draw(axes: Axes, curve: Curve, number: int, scale: float, logarithmic: bool
         return
     # Straight in cost also on a logarithmic axis, so draw each segment through many points.
     dense = costs
-    if logarithmic and len(costs) > 1:
+    if logarithmic and costs[-1] > costs[0]:
         inner = np.geomspace(max(costs[0], costs[-1] * 1e-4), costs[-1], 400)
         dense = np.unique(np.concatenate([costs, inner]))
     line = np.interp(dense, costs, scores)

@@ -36,6 +36,8 @@ SCHEMA_VERSION = 1
 #: The files of a recording beside ``meta.json``.
 TABLES = ("tasks.parquet", "nodes.parquet", "edges.parquet")
 
+_ROOM = 1.25  # over the dearest first call: with none, only the very largest budget could pay for it
+
 
 class Texts(Sequence[str]):
     """The text of every situation: a column in Arrow's memory plus what has been grown since."""
@@ -104,7 +106,8 @@ class Recording:
     cost_scale_usd: float = 0.0
     """Mean cost of an episode on the training tasks when the dearest arm is always chosen."""
     budget_range_usd: tuple[float, float] = (0.0, 0.0)
-    """Budgets that matter: from about always-cheapest to about always-dearest."""
+    """Budgets that matter: from about always-cheapest to about always-dearest, or to a call of every arm where there
+    are control actions."""
     content_hash: str = ""
     """sha256 of what was recorded (latency left out: it measures the machine); empty until saved."""
 
@@ -189,7 +192,10 @@ class Recording:
             )
             means = costs.mean(axis=1)
             self.cost_scale_usd = float(means.max())
-            low, high = float(means.min()), float(np.quantile(costs[means.argmax()], 0.95))
+            # where an answer can be thrown away and another arm called, one call of each is worth budgeting for
+            most = costs.sum(axis=0) if self.controls else costs[means.argmax()]
+            dearest = float(np.nan_to_num(graph.node_reserve[starts, means.argmax()], posinf=0.0).max())
+            low, high = float(means.min()), max(float(np.quantile(most, 0.95)), _ROOM * dearest)
         else:
             first = np.where(np.isfinite(graph.node_reserve[starts]), graph.node_reserve[starts], 0.0)
             self.cost_scale_usd = high = float(first.max(axis=1).mean())

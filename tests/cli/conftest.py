@@ -12,9 +12,15 @@ from routegym.cli.main import main
 
 
 @pytest.fixture(scope="session")
-def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recording(recordings: dict[str, Path]) -> Path:
     """A small complete agent_steps recording."""
-    return helpers.saved(tmp_path_factory.getbasetemp() / "recordings")["agent_steps"]
+    return recordings["agent_steps"]
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small complete recording of each family."""
+    return helpers.saved(tmp_path_factory.getbasetemp() / "recordings")
 
 
 @pytest.fixture(scope="session")

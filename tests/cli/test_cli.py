@@ -101,6 +101,33 @@ def test_enjoy_shows_a_route(trained: Path, recording: Path, capsys: pytest.Capt
     assert "score " in shown
 
 
+@pytest.mark.parametrize(
+    ("env", "kind"), [("routegym/SingleCall-v0", "single_call"), ("routegym/Cascade-v0", "cascade")]
+)
+def test_every_family_can_be_trained_and_compared(
+    env: str, kind: str, recordings: dict[str, Path], tmp_path: Path
+) -> None:
+    source = str(recordings[kind])
+    main(
+        [
+            "train",
+            "--env",
+            env,
+            "--recording",
+            source,
+            "--out",
+            str(tmp_path / "run"),
+            "--seeds",
+            "1",
+            "--steps",
+            "8192",
+        ]
+    )
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["policy"]["violations"] == 0
+    assert metrics["policy"]["aiq"] <= metrics["oracle"]["aiq"] + 1e-12
+
+
 def test_training_goes_on_where_it_stopped(trained: Path, recording: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = [

@@ -67,6 +67,8 @@ def test_shipped_recordings_are_complete_and_belong_to_the_pool() -> None:
         assert recording.graph.complete
         assert recording.arms == pool.arms
         assert recording.prices == pool.prices
+        dearest = recording.graph.node_reserve[recording.graph.task_start].max()
+        assert dearest < recording.budget_range_usd[1]  # every arm is worth learning about
     tasks = load_recording("agent_steps").tasks
     assert len(tasks.ids) >= 3000
     assert set(tasks.splits) == {"train", "val", "test"}
