@@ -82,6 +82,9 @@ class Recipe:
     weight_decay: float = 0.01
 
 
+#: Shares of the levels for a model that sees all of them, three digits most often.
+EVERY_LEVEL = {"add1": 1, "sub1": 1, "mul1": 1, "add2": 2, "sub2": 2, "mul2": 2, "add3": 3, "sub3": 3, "mul3": 3}
+
 #: Each rung on its own range, larger rungs on harder levels.
 RECIPES: dict[str, Recipe] = {
     "nano": Recipe(
@@ -118,48 +121,18 @@ RECIPES: dict[str, Recipe] = {
         width=144,
         layers=2,
         heads=4,
-        levels={
-            "add1": 1,
-            "sub1": 1,
-            "mul1": 1,
-            "add2": 2,
-            "sub2": 2,
-            "mul2": 2,
-            "add3": 0.2,
-            "sub3": 0.2,
-            "mul3": 0.5,
-        },
+        levels=EVERY_LEVEL | {"add3": 0.2, "sub3": 0.2, "mul3": 0.5},
         written=0.22,
         steps=2300,
         batch=256,
         learning_rate=2e-3,
-        written_levels={
-            "add1": 1,
-            "sub1": 1,
-            "mul1": 1,
-            "add2": 2,
-            "sub2": 2,
-            "mul2": 2,
-            "add3": 3,
-            "sub3": 3,
-            "mul3": 3,
-        },
+        written_levels=EVERY_LEVEL,
     ),
     "large": Recipe(
         width=256,
         layers=2,
         heads=4,
-        levels={
-            "add1": 1,
-            "sub1": 1,
-            "mul1": 1,
-            "add2": 2,
-            "sub2": 2,
-            "mul2": 2,
-            "add3": 3,
-            "sub3": 3,
-            "mul3": 4,
-        },
+        levels=EVERY_LEVEL | {"mul3": 4},
         written=0.25,
         steps=2800,
         batch=256,

@@ -71,11 +71,6 @@ class ObservationLayout:
         """Number of columns."""
         return len(self.names)
 
-    @property
-    def static_width(self) -> int:
-        """Columns that depend on the situation alone; they come first."""
-        return int(self.columns["arm_reserve"].stop)
-
     def as_dict(self, flat: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
         """The groups of flat observations (n, width), as views."""
         return {group: flat[..., place] for group, place in self.columns.items()}

@@ -42,7 +42,8 @@ def batch_keys(seed: int | list[int] | npt.NDArray[Any], size: int) -> Words:
     if isinstance(seed, (int, np.integer)):
         root = np.random.SeedSequence(int(seed)).generate_state(1, np.uint64)
         return _mix(root + GOLDEN * np.arange(size, dtype=np.uint64))
-    return np.concatenate([batch_keys(int(one), 1) for one in seed])
+    roots = [np.random.SeedSequence(int(one)).generate_state(1, np.uint64)[0] for one in seed]
+    return _mix(np.array(roots, dtype=np.uint64))
 
 
 def uniform(keys: Words, purpose: np.uint64, counter: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

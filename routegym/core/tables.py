@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from routegym.core.observation import static_features
+from routegym.graph.graph import with_room
 
 if TYPE_CHECKING:
     from routegym.graph.graph import TransitionGraph
@@ -113,14 +114,11 @@ class Tables:
     def _extend(self, recording: Recording) -> None:
         size = recording.graph.n_nodes
         fresh = static_features(recording, slice(self._known, size))
-        if not self._known:
-            self._features = fresh
-        else:
-            if len(self._features) < size:  # doubling, so that growth is linear
-                larger = np.zeros((2 * size, fresh.shape[1]), dtype=np.float32)
-                larger[: self._known] = self._features[: self._known]
-                self._features = larger
+        if self._known:
+            self._features = with_room(self._features, size)
             self._features[self._known : size] = fresh
+        else:
+            self._features = fresh
         self._known = size
 
 

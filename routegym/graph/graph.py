@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["OPEN", "TERMINATED", "TRUNCATED", "TransitionGraph", "edge_dtype"]
+__all__ = ["OPEN", "TERMINATED", "TRUNCATED", "TransitionGraph", "edge_dtype", "with_room"]
 
 #: Values of `TransitionGraph.node_status`.
 OPEN, TERMINATED, TRUNCATED = 0, 1, 2
@@ -151,7 +151,7 @@ class TransitionGraph:
         reserve = np.asarray(reserve_usd, dtype=np.float64).reshape(len(status), self.n_actions)
         low, high = self.n_nodes, self.n_nodes + len(status)
         for name in ("_nodes", "_signals", "_reserve", "_first", "_count"):
-            setattr(self, name, _with_room(getattr(self, name), high))
+            setattr(self, name, with_room(getattr(self, name), high))
         rows = self._nodes[low:high]
         rows["task"], rows["step"], rows["status"], rows["score"] = task, step, status, score
         rows["floor_usd"] = _floor(reserve)
@@ -177,7 +177,7 @@ class TransitionGraph:
         """
         low, high = self.n_edges, self.n_edges + len(records)
         if len(self._edges):
-            self._edges = _with_room(self._edges, high)
+            self._edges = with_room(self._edges, high)
             self._edges[low:high] = records
         else:
             self._edges = records  # a large recording is not held twice while it is loaded
@@ -245,7 +245,7 @@ def _floor(reserve: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(np.fmin.reduce(reserve, axis=1, initial=np.inf))
 
 
-def _with_room(array: Array, size: int) -> Array:
+def with_room(array: Array, size: int) -> Array:
     """`array`, or a copy of it with room for `size` rows (doubling, so that growth is linear)."""
     if size <= len(array):
         return array
