@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install test slow minimal lint format check coverage clean
+.PHONY: help quickstart results install test slow minimal lint format check coverage clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -16,6 +16,11 @@ help:  ## list the targets
 
 quickstart: $(VENV)/.installed-run  ## train a router, evaluate it, draw its frontier: runs/quickstart/
 	$(BIN)/routegym train --out runs/quickstart
+
+results: $(VENV)/.installed-dev  ## every router side by side, on every shipped recording: runs/bench-*/
+	$(BIN)/routegym bench --env routegym/AgentSteps-v0
+	$(BIN)/routegym bench --env routegym/Cascade-v0
+	$(BIN)/routegym bench --env routegym/SingleCall-v0
 
 install: $(VENV)/.installed-dev  ## everything: all extras and the development tools, editable
 

@@ -25,6 +25,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from routegym.core import RoutingEnv, RoutingVectorEnv
 from routegym.graph import Recording
 from routegym.graph.library import load_recording
+from routegym.policies.training import Training
 
 HEADER = ("stepping", "N", "observation", "steps/s", "x SyncVectorEnv (64)", "share of the gather")
 PACKAGES = ("routegym", "numpy", "numba", "gymnasium", "stable-baselines3", "torch", "pufferlib")
@@ -180,16 +181,16 @@ class Bench:
             return
         import torch
 
+        from routegym.policies.algorithm import Problem
         from routegym.policies.config import tuned
-        from routegym.policies.ppo import train_ppo
 
         torch.set_num_threads(1)
-        config = tuned("ppo", "routegym/AgentSteps-v0", {"steps": steps})
-        env = native(self.recording, config.n_envs, "flat", copy=True, budget_usd="sampled", lambda_=0.2)
-        train_ppo(env, replace(config, steps=config.n_envs * config.n_steps), seed=0)  # loads and compiles
+        algorithm: Any = tuned("maskable_ppo", "routegym/AgentSteps-v0", {"steps": steps})
+        problem, reached = Problem(self.recording), [0]
+        replace(algorithm, steps=algorithm.n_envs * algorithm.n_steps).fit(problem)  # loads and compiles
         start = time.process_time()
-        model = train_ppo(env, config, seed=0)
-        self.add(name, config.n_envs, "flat", model.num_timesteps / (time.process_time() - start))
+        algorithm.fit(problem, training=Training(report=lambda metrics: reached.append(metrics["step"])))
+        self.add(name, algorithm.n_envs, "flat", reached[-1] / (time.process_time() - start))
 
     # -- the table ---------------------------------------------------------------------------
     def table(self) -> list[tuple[str, ...]]:

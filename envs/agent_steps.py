@@ -155,7 +155,8 @@ class AgentStepsEnv(RoutingEnv):
     | ``lambda`` | lambda / (1 + lambda) |
     | ``step`` | calls made / (calls made + 4) |
 
-    ``observation="dict"`` gives the groups by name, ``observation="index"`` the node id.
+    ``observation="dict"`` gives the groups by name, ``observation="index"`` the node id, ``observation="text"`` the
+    task's and the present expression beside the columns.
 
     ## Reward
     ``-lambda * cost / cost_scale`` at every step, plus the score (1 if the final number is exact, else 0) at the end.

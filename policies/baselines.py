@@ -7,31 +7,59 @@ that has no rule for it takes it after the first call: that is all it wants.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from routegym.core.observation import ObservationLayout
 from routegym.errors import ConfigError
+from routegym.evaluation.frontier import Frontier, hull
+from routegym.graph.values import always_arm_actions, evaluate_choices
 
 if TYPE_CHECKING:
     from routegym.graph.recording import Recording
+    from routegym.policies.training import Arrays
 
-__all__ = ["AlwaysArm", "ConfidenceCascade", "FirstLargeK", "Random", "RandomMixture"]
+__all__ = [
+    "AlwaysArm",
+    "Baseline",
+    "ConfidenceCascade",
+    "Escalate",
+    "FirstLargeK",
+    "Random",
+    "RandomMixture",
+    "RoundRobin",
+    "ladder_of",
+]
 
 _Actions = npt.NDArray[np.int64]
 _Masks = npt.NDArray[np.bool_]
 _Observation = npt.NDArray[np.float32]
 
 
-class _Baseline:
-    """Shared by the strategies: names, masks, memory, and what to do where an arm cannot be paid.
+class Baseline:
+    """Shared by the strategies: names, masks, memory, storage, and what to do where an arm cannot be paid.
 
     Args:
         recording: gives names and prices; its transitions are not looked at.
     """
+
+    kind: str
+
+    def settings(self) -> dict[str, Any]:
+        """Arguments that make the strategy again, beside the recording; arms by name."""
+        return {}
+
+    def to_state(self) -> tuple[dict[str, Any], Arrays]:
+        """See `routegym.policies.storage.StoredPolicy`; random draws start afresh when it is loaded."""
+        return self.settings(), {}
+
+    @classmethod
+    def from_state(cls, recording: Recording, settings: Mapping[str, Any], arrays: Arrays) -> Self:
+        """See `routegym.policies.storage.StoredPolicy`."""
+        return cls(recording, **settings)
 
     def __init__(self, recording: Recording) -> None:
         self.layout = ObservationLayout.of(recording)
@@ -57,6 +85,16 @@ class _Baseline:
             return int(arm)
         raise ConfigError(f"arm {arm!r} is unknown; expected an index below {self.n_arms} or one of {self._names}")
 
+    def _rungs(self, ladder: Sequence[int | str]) -> _Actions:
+        """Indices of the arms of a ladder."""
+        if not len(ladder):
+            raise ConfigError("ladder is empty; name at least one arm")
+        return np.array([self._arm(arm) for arm in ladder])
+
+    def _named(self, arms: npt.ArrayLike) -> list[str]:
+        """Names of arms given by index."""
+        return [self._names[arm] for arm in np.asarray(arms).tolist()]
+
     def _masks(self, observation: _Observation, action_masks: _Masks | None) -> _Masks:
         if action_masks is not None:
             return np.asarray(action_masks, dtype=bool)
@@ -78,6 +116,22 @@ class _Baseline:
         return chosen.astype(np.int64)
 
 
+def ladder_of(recording: Recording, split: str = "train") -> tuple[tuple[str, ...], Frontier]:
+    """The arms that the zero router mixes, from cheap to dear: their names, and mean cost and score alone.
+
+    Args:
+        recording: a complete one.
+        split: tasks to take the means over.
+    """
+    graph = recording.graph
+    starts = graph.task_start[recording.split(split)]
+    alone = [evaluate_choices(graph, always_arm_actions(graph, arm)) for arm in range(graph.n_arms)]
+    points = [(float(cost[starts].mean()), float(score[starts].mean())) for score, cost in alone]
+    kept = hull(*zip(*points, strict=True))
+    arms = [points.index(point) for point in zip(kept.costs.tolist(), kept.scores.tolist(), strict=True)]
+    return tuple(recording.arms[arm].name for arm in arms), kept
+
+
 def _begin(n: int, state: Any, episode_start: npt.NDArray[np.bool_] | None) -> tuple[_Actions, _Masks]:
     """Memory of N episodes (0 at their start) and which of them are at their start."""
     if state is None:
@@ -86,12 +140,19 @@ def _begin(n: int, state: Any, episode_start: npt.NDArray[np.bool_] | None) -> t
     return np.where(start, 0, np.asarray(state, dtype=np.int64)), start
 
 
-class Random(_Baseline):
+class Random(Baseline):
     """Every legal action with equal probability, deterministic or not; `seed` fixes the draws."""
+
+    kind = "random"
 
     def __init__(self, recording: Recording, seed: int = 0) -> None:
         super().__init__(recording)
+        self.seed = seed
         self._rng = np.random.default_rng(seed)
+
+    def settings(self) -> dict[str, Any]:
+        """See `Baseline.settings`."""
+        return {"seed": self.seed}
 
     def predict(
         self,
@@ -107,7 +168,7 @@ class Random(_Baseline):
         return draws.argmax(axis=1).astype(np.int64), state
 
 
-class AlwaysArm(_Baseline):
+class AlwaysArm(Baseline):
     """One arm at every step; where it is masked the dearest cheaper arm that is not, or else the cheapest.
 
     Args:
@@ -115,9 +176,15 @@ class AlwaysArm(_Baseline):
         arm: index or name of the arm.
     """
 
+    kind = "always_arm"
+
     def __init__(self, recording: Recording, arm: int | str) -> None:
         super().__init__(recording)
         self.arm = self._arm(arm)
+
+    def settings(self) -> dict[str, Any]:
+        """See `Baseline.settings`."""
+        return {"arm": self._names[self.arm]}
 
     def predict(
         self,
@@ -132,7 +199,45 @@ class AlwaysArm(_Baseline):
         return self._pay(np.full(len(masks), self.arm), masks, self._may_stop(observation, masks)), state
 
 
-class FirstLargeK(_Baseline):
+class RoundRobin(Baseline):
+    """The arms in turn, one call each.
+
+    Args:
+        recording: gives names and prices.
+        arms: indices or names of the arms in their order; all in pool order by default.
+        seed: fixes the arm that each episode starts with; None starts every episode with the first.
+    """
+
+    kind = "round_robin"
+
+    def __init__(self, recording: Recording, arms: Sequence[int | str] | None = None, seed: int | None = 0) -> None:
+        super().__init__(recording)
+        self.arms = np.arange(self.n_arms) if arms is None else self._rungs(arms)
+        self.seed = seed
+        self._rng = np.random.default_rng(seed)
+
+    def settings(self) -> dict[str, Any]:
+        """See `Baseline.settings`."""
+        return {"arms": self._named(self.arms), "seed": self.seed}
+
+    def predict(
+        self,
+        observation: _Observation,
+        state: Any = None,
+        episode_start: npt.NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+        action_masks: _Masks | None = None,
+    ) -> tuple[_Actions, Any]:
+        """See `Policy.predict`; the state is whose turn it is, int64 (N,)."""
+        masks = self._masks(observation, action_masks)
+        turn, start = _begin(len(masks), state, episode_start)
+        if self.seed is not None:
+            turn = np.where(start, self._rng.integers(len(self.arms), size=len(masks)), turn)
+        actions = self._pay(self.arms[turn], masks, self._may_stop(observation, masks))
+        return actions, (turn + 1) % len(self.arms)
+
+
+class FirstLargeK(Baseline):
     """A large arm for the first `k` calls of an episode, a small one for the rest.
 
     Args:
@@ -141,11 +246,17 @@ class FirstLargeK(_Baseline):
         large, small: indices or names of the arms.
     """
 
+    kind = "first_large_k"
+
     def __init__(self, recording: Recording, k: int, large: int | str, small: int | str) -> None:
         super().__init__(recording)
         if k < 0:
             raise ConfigError(f"k = {k}; expected the number of calls of the large arm, >= 0")
         self.k, self.large, self.small = k, self._arm(large), self._arm(small)
+
+    def settings(self) -> dict[str, Any]:
+        """See `Baseline.settings`."""
+        return {"k": self.k, "large": self._names[self.large], "small": self._names[self.small]}
 
     def predict(
         self,
@@ -162,7 +273,7 @@ class FirstLargeK(_Baseline):
         return self._pay(arms, masks, self._may_stop(observation, masks)), calls + 1
 
 
-class ConfidenceCascade(_Baseline):
+class ConfidenceCascade(Baseline):
     """Starts on the first rung of a ladder; climbs one for good when an answer is not confident enough.
 
     Where the environment has ``accept``, it accepts a confident answer, and any answer of the last rung.
@@ -173,10 +284,11 @@ class ConfidenceCascade(_Baseline):
         threshold: an answer is confident if its signal is at least this.
     """
 
+    kind = "confidence_cascade"
+
     def __init__(self, recording: Recording, ladder: Sequence[int | str], threshold: float) -> None:
         super().__init__(recording)
-        if not ladder:
-            raise ConfigError("ladder is empty; name at least one arm")
+        self.ladder = self._rungs(ladder)
         if not np.isfinite(threshold):
             raise ConfigError(f"threshold = {threshold!r}; expected a number, usually between 0 and 1")
         signals = self.layout.edge_signal_names
@@ -185,9 +297,12 @@ class ConfidenceCascade(_Baseline):
                 f"recording {recording.name!r} shows {signals} of a response; a confidence cascade needs "
                 "the signal 'confidence'"
             )
-        self.ladder = np.array([self._arm(arm) for arm in ladder])
         self.threshold = threshold
-        self._column = self.layout.columns["edge_signals"].start + signals.index("confidence")
+        self._column = self.layout.names.index("edge_signals/confidence")
+
+    def settings(self) -> dict[str, Any]:
+        """See `Baseline.settings`."""
+        return {"ladder": self._named(self.ladder), "threshold": self.threshold}
 
     def predict(
         self,
@@ -207,7 +322,59 @@ class ConfidenceCascade(_Baseline):
         return self._pay(self.ladder[rung], masks, accept), rung
 
 
-class RandomMixture(_Baseline):
+#: Where a verdict on the last response may be seen, the most telling first.
+_VERDICTS = ("node_signals/verdict_passed", "edge_signals/valid", "edge_signals/well_formed")
+
+
+class Escalate(Baseline):
+    """Starts on the first rung of a ladder; goes one up when the verdict on the last response is that it failed.
+
+    Where the environment has ``accept``, it accepts a response that passed, and any response of the last rung.
+
+    Args:
+        recording: gives names and prices; shows a verdict: the signal ``verdict_passed`` of a situation, or else
+            ``valid`` or ``well_formed`` of a response. Below 0.5 it failed.
+        ladder: indices or names of arms, usually from cheap to dear, at least one.
+        for_good: whether it stays on the higher rung, or returns to the first as soon as a response passes.
+    """
+
+    kind = "escalate"
+
+    def __init__(self, recording: Recording, ladder: Sequence[int | str], for_good: bool = True) -> None:
+        super().__init__(recording)
+        self.ladder, self.for_good = self._rungs(ladder), for_good
+        shown = [name for name in _VERDICTS if name in self.layout.names]
+        if not shown:
+            raise ConfigError(
+                f"recording {recording.name!r} shows {self.layout.edge_signal_names} of a response and no verdict; "
+                "escalating needs the signal 'verdict_passed', 'valid' or 'well_formed'"
+            )
+        self._column = self.layout.names.index(shown[0])
+
+    def settings(self) -> dict[str, Any]:
+        """See `Baseline.settings`."""
+        return {"ladder": self._named(self.ladder), "for_good": self.for_good}
+
+    def predict(
+        self,
+        observation: _Observation,
+        state: Any = None,
+        episode_start: npt.NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+        action_masks: _Masks | None = None,
+    ) -> tuple[_Actions, Any]:
+        """See `Policy.predict`; the state is the rung of each episode, int64 (N,)."""
+        masks = self._masks(observation, action_masks)
+        rung, start = _begin(len(masks), state, episode_start)
+        failed = ~start & (observation[:, self._column] < 0.5)
+        last = rung == len(self.ladder) - 1
+        accept = self._may_stop(observation, masks) & ~start & (~failed | last)
+        passed = rung if self.for_good else np.zeros_like(rung)
+        rung = np.where(failed, np.where(last, rung, rung + 1), passed)
+        return self._pay(self.ladder[rung], masks, accept), rung
+
+
+class RandomMixture(Baseline):
     """One of two arms for a whole episode, drawn at its start: a point of the zero router, played out.
 
     Args:
@@ -217,12 +384,44 @@ class RandomMixture(_Baseline):
         seed: fixes the draws.
     """
 
+    kind = "random_mixture"
+
     def __init__(self, recording: Recording, first: int | str, second: int | str, share: float, seed: int = 0) -> None:
         super().__init__(recording)
         if not 0 <= share <= 1:
             raise ConfigError(f"share = {share!r}; expected the probability of the second arm, 0 to 1")
-        self.arms, self.share = np.array([self._arm(first), self._arm(second)]), share
+        self.arms, self.share, self.seed = np.array([self._arm(first), self._arm(second)]), share, seed
         self._rng = np.random.default_rng(seed)
+
+    def settings(self) -> dict[str, Any]:
+        """See `Baseline.settings`."""
+        first, second = self._named(self.arms)
+        return {"first": first, "second": second, "share": self.share, "seed": self.seed}
+
+    @classmethod
+    def at_cost(cls, recording: Recording, mean_usd: float, seed: int = 0) -> Self:
+        """The mixture of neighbouring arms of the zero router that costs `mean_usd` an episode on the training tasks.
+
+        Args:
+            recording: a complete one.
+            mean_usd: wanted mean cost of an episode without a cap.
+            seed: fixes the draws.
+
+        Raises:
+            ConfigError: no mixture of arms has that mean cost.
+        """
+        arms, points = ladder_of(recording)
+        low, high = float(points.costs[0]), float(points.costs[-1])
+        if not low <= mean_usd <= high:
+            raise ConfigError(
+                f"mean_usd = {mean_usd!r}; expected a cost in the range of the arms, {low!r} ({arms[0]!r}) to {high!r} "
+                f"({arms[-1]!r})"
+            )
+        if len(arms) == 1:
+            return cls(recording, arms[0], arms[0], 0.0, seed)
+        right = min(max(int(np.searchsorted(points.costs, mean_usd)), 1), len(arms) - 1)
+        share = cls.share_at_cost(float(points.costs[right - 1]), float(points.costs[right]), mean_usd)
+        return cls(recording, arms[right - 1], arms[right], share, seed)
 
     @staticmethod
     def share_at_cost(first_usd: float, second_usd: float, mean_usd: float) -> float:

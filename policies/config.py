@@ -3,81 +3,53 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import TypeAdapter, ValidationError
 
 from routegym.errors import ConfigError
+from routegym.policies.algorithm import Algorithm, algorithm_class
 
-__all__ = ["PPOConfig", "tuned"]
+__all__ = ["hyperparameters", "tuned"]
 
 _FOLDER = Path(__file__).parent / "hyperparameters"
 
 
-@with_config(ConfigDict(extra="forbid"))
-@dataclass(frozen=True)
-class PPOConfig:
-    """Hyperparameters of PPO."""
+def tuned(algo: str, env_id: str, changes: Mapping[str, Any] | None = None) -> Algorithm:
+    """An algorithm with its tuned hyperparameters for an environment, and changes of yours.
 
-    steps: int = 500_000
-    """Environment steps in all."""
-    n_envs: int = 512
-    """Episodes played side by side."""
-    n_steps: int = 16
-    """Steps of each episode between two updates."""
-    batch_size: int = 2048
-    """Transitions in a minibatch."""
-    n_epochs: int = 4
-    """Passes over the collected transitions."""
-    learning_rate: float = 2e-3
-    """At the start; it falls linearly to zero."""
-    gamma: float = 1.0
-    """Discount: episodes are short and end by themselves."""
-    gae_lambda: float = 0.95
-    """Trace of generalised advantage estimation."""
-    clip_range: float = 0.2
-    """Clip of the probability ratio."""
-    ent_coef: float = 0.005
-    """Weight of the entropy bonus."""
-    vf_coef: float = 0.5
-    """Weight of the value loss."""
-    max_grad_norm: float = 0.5
-    """Clip of the gradient's norm."""
-    hidden: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers, for policy and value each."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "n_envs", "n_steps", "batch_size", "n_epochs", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} = {getattr(self, name)}; expected a number > 0")
-        if (self.n_envs * self.n_steps) % self.batch_size:
-            raise ConfigError(
-                f"batch_size = {self.batch_size} does not divide n_envs x n_steps = {self.n_envs * self.n_steps}; "
-                "choose a divisor"
-            )
-        if not self.hidden or min(self.hidden) < 1:
-            raise ConfigError(f"hidden = {self.hidden}; expected at least one width >= 1")
-
-
-def tuned(algo: str, env_id: str, changes: dict[str, Any] | None = None) -> PPOConfig:
-    """The tuned hyperparameters of an algorithm on an environment, with changes.
+    Args:
+        algo: see `routegym.policies.algorithm.algorithm_class`.
+        env_id: of the environment; one without an entry of its own takes the file's ``default``.
+        changes: hyperparameters to set; those that are None are left as they are.
 
     Raises:
         ConfigError: there is no such algorithm, or a value is wrong.
     """
+    found = algorithm_class(algo)
     path = _FOLDER / f"{algo}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in _FOLDER.glob("*.yaml")))
-        raise ConfigError(f"algo = {algo!r}; expected one of: {known}")
-    table = yaml.safe_load(path.read_text(encoding="utf-8"))
-    values = table.get(env_id, table["default"]) | {k: v for k, v in (changes or {}).items() if v is not None}
+    table = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    values = table.get(env_id, table.get("default", {})) | {k: v for k, v in (changes or {}).items() if v is not None}
+    known = _fields(found)
+    odd = [name for name in values if name not in known]
+    if odd:
+        raise ConfigError(f"{algo}: no hyperparameter {odd[0]!r}; it has {', '.join(known) or 'none'}")
     try:
-        return TypeAdapter(PPOConfig).validate_python(values)
+        return TypeAdapter(found).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(field.name for field in dataclasses.fields(PPOConfig))
-        raise ConfigError(f"{path.name}: {name} = {first['input']!r}: {first['msg']}; fields: {known}") from None
+        raise ConfigError(f"{algo}: {name} = {first['input']!r}: {first['msg']}") from None
+
+
+def hyperparameters(algorithm: Any) -> dict[str, Any]:
+    """The hyperparameters of an algorithm by name; none if it is not a dataclass."""
+    return {name: getattr(algorithm, name) for name in _fields(algorithm)}
+
+
+def _fields(algorithm: Any) -> list[str]:
+    known = dataclasses.fields(algorithm) if dataclasses.is_dataclass(algorithm) else ()
+    return [field.name for field in known if field.init]

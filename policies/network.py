@@ -1,80 +1,51 @@
-"""A trained network as a policy, and the safe files it is kept in: safetensors and JSON, never pickle."""
+"""A trained actor as a policy."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from routegym.errors import MissingExtraError, RunError
+from routegym.policies.networks import Actor, make_actor
+from routegym.policies.networks.attention import ArmAttention
+from routegym.policies.training import Arrays
 
 try:
     import torch as th
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save
 except ImportError as error:
     raise MissingExtraError("torch", "train") from error
 
-__all__ = ["NetworkPolicy", "NetworkSpec", "load_networks", "save_networks"]
+if TYPE_CHECKING:
+    from routegym.graph.recording import Recording
 
-_FORMAT = "routegym-policy"
-
-
-@dataclass(frozen=True)
-class NetworkSpec:
-    """What a network was trained to see and to choose from."""
-
-    columns: tuple[str, ...]
-    """Names of the observation's columns, in order."""
-    actions: tuple[str, ...]
-    """Names of the actions, in order."""
-    hidden: tuple[int, ...]
-    """Widths of the hidden layers."""
-
-    def check(self, columns: Sequence[str], actions: Sequence[str], where: str) -> None:
-        """Refuse an environment that shows or offers something else.
-
-        Raises:
-            RunError: naming what differs.
-        """
-        for what, mine, theirs in (("actions", self.actions, actions), ("columns", self.columns, columns)):
-            if tuple(mine) != tuple(theirs):
-                odd = sorted(set(mine) ^ set(theirs))[:4]
-                raise RunError(
-                    f"{where}: the policy was trained with other {what} ({len(mine)}, the environment has "
-                    f"{len(theirs)}; they differ in {odd or 'their order'}); evaluate it on the recording it was "
-                    "trained on, or train one for this recording"
-                )
+__all__ = ["NetworkPolicy"]
 
 
-class NetworkPolicy(th.nn.Module):
-    """A multi-layer perceptron with tanh units that gives a logit to every action.
+class NetworkPolicy:
+    """Chooses by the logits of a feed-forward actor.
 
     Args:
-        spec: its inputs, outputs and widths.
+        actor: gives the logits.
+        network, hidden: what `make_actor` made it from.
+        stochastic: it was trained to mix, so `predict` always draws, whatever ``deterministic`` says.
     """
 
-    def __init__(self, spec: NetworkSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        widths = [len(spec.columns), *spec.hidden]
-        layers: list[th.nn.Module] = []
-        for before, after in pairwise(widths):
-            layers += [th.nn.Linear(before, after), th.nn.Tanh()]
-        self.layers = th.nn.Sequential(*layers, th.nn.Linear(widths[-1], len(spec.actions)))
+    kind = "network"
+
+    def __init__(self, actor: Actor, network: str, hidden: Sequence[int], stochastic: bool = False) -> None:
+        self.actor = actor.eval()
+        self.network, self.hidden, self.stochastic = network, tuple(hidden), stochastic
         self._generator = th.Generator().manual_seed(0)
 
-    def logits(self, observation: npt.NDArray[np.float32], action_masks: npt.NDArray[Any] | None = None) -> th.Tensor:
+    def logits(
+        self, observation: npt.NDArray[np.float32], action_masks: npt.NDArray[np.bool_] | None = None
+    ) -> th.Tensor:
         """Logits (n, n_actions), -inf where masked."""
         with th.inference_mode():
-            logits: th.Tensor = self.layers(th.as_tensor(np.asarray(observation, dtype=np.float32)))
+            logits: th.Tensor = self.actor(th.as_tensor(np.asarray(observation, dtype=np.float32)))
             if action_masks is not None:
                 legal = th.as_tensor(np.asarray(action_masks, dtype=bool)).reshape(logits.shape)
                 logits = logits.masked_fill(~legal, -th.inf)
@@ -88,9 +59,9 @@ class NetworkPolicy(th.nn.Module):
         deterministic: bool = True,
         action_masks: npt.NDArray[np.bool_] | None = None,
     ) -> tuple[npt.NDArray[np.int64], Any]:
-        """Choose an action for every row; see `routegym.policies.Policy`."""
+        """Choose an action for every row; see `routegym.policies.policy.Policy`."""
         logits = self.logits(observation, action_masks)
-        if deterministic:
+        if deterministic and not self.stochastic:
             chosen = logits.argmax(dim=-1)
         else:
             chosen = th.multinomial(logits.softmax(dim=-1), 1, generator=self._generator).squeeze(-1)
@@ -102,61 +73,50 @@ class NetworkPolicy(th.nn.Module):
         """How likely each action is, float32 (n, n_actions)."""
         return np.asarray(self.logits(observation, action_masks).softmax(dim=-1).numpy(), dtype=np.float32)
 
+    def adapt(self, recording: Recording) -> Self:
+        """This policy for another pool: the same weights, the descriptors of that recording's arms.
 
-def save_networks(folder: Path, networks: dict[int, NetworkPolicy]) -> None:
-    """Write the networks of one training, by seed, to ``policy.safetensors`` and ``policy.json``.
+        Raises:
+            RunError: its network belongs to its pool, or that recording shows other columns of the situation.
+        """
+        return self.adapted(recording, *self.to_state())
 
-    Each file is replaced as a whole, so that an interruption leaves the former one.
-    """
-    spec = next(iter(networks.values())).spec
-    tensors = {
-        f"{seed}/{name}": tensor.contiguous()
-        for seed, network in networks.items()
-        for name, tensor in network.state_dict().items()
-    }
-    meta = {"format": _FORMAT, "seeds": sorted(networks), **asdict(spec)}
-    _replace(folder / "policy.safetensors", save(tensors))
-    _replace(folder / "policy.json", (json.dumps(meta, indent=1) + "\n").encode())
+    @classmethod
+    def adapted(cls, recording: Recording, settings: Mapping[str, Any], arrays: Arrays) -> Self:
+        """What `from_state` makes, for another pool than that of the state; see `adapt`."""
+        network, hidden = str(settings["network"]), [int(width) for width in settings["hidden"]]
+        with th.random.fork_rng(devices=[]):
+            actor = make_actor(network, hidden, recording)
+        if not isinstance(actor.network, ArmAttention):
+            raise RunError(
+                f"a policy with network = {network!r} belongs to its pool and cannot be adapted to that of "
+                f"{recording.name!r}; train one for this recording, or train with network = 'attention'"
+            )
+        situation = actor.network.situation
+        if list(situation) != list(settings["situation"]):
+            odd = sorted(set(situation) ^ set(settings["situation"]))[:4]
+            raise RunError(
+                f"the policy was trained on other columns of the situation than those of {recording.name!r} (they "
+                f"differ in {odd or 'their order'}); adapt it to a recording of the same kind, or train one for this"
+            )
+        own = set(actor.network.descriptors)
+        learned = {name: th.as_tensor(array) for name, array in arrays.items() if name not in own}
+        actor.load_state_dict({**actor.state_dict(), **learned})
+        return cls(actor, network, hidden, bool(settings["stochastic"]))
 
+    def to_state(self) -> tuple[dict[str, Any], Arrays]:
+        """See `routegym.policies.storage.StoredPolicy`."""
+        arrays = {name: tensor.detach().numpy() for name, tensor in self.actor.state_dict().items()}
+        settings: dict[str, Any] = {"network": self.network, "hidden": list(self.hidden), "stochastic": self.stochastic}
+        if isinstance(self.actor.network, ArmAttention):
+            settings["situation"] = list(self.actor.network.situation)
+        return settings, arrays
 
-def load_networks(folder: Path) -> dict[int, NetworkPolicy]:
-    """Read what `save_networks` wrote.
-
-    Raises:
-        RunError: a file is missing, damaged, or the two do not fit together.
-    """
-    path = folder / "policy.json"
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-        if meta["format"] != _FORMAT:
-            raise RunError(f"{path}: format = {meta['format']!r}; expected {_FORMAT!r}; train again")
-        spec = NetworkSpec(tuple(meta["columns"]), tuple(meta["actions"]), tuple(int(h) for h in meta["hidden"]))
-        seeds = [int(seed) for seed in meta["seeds"]]
-    except FileNotFoundError:
-        raise RunError(f"{path}: no such file; is {folder} a run folder that was trained to the end?") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: damaged ({type(error).__name__}: {error}); train again or copy it anew") from None
-    path = folder / "policy.safetensors"
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); train again or copy it anew") from None
-    networks = {}
-    for seed in seeds:
-        network = NetworkPolicy(spec)
-        prefix = f"{seed}/"
-        weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        try:
-            network.load_state_dict(weights)
-        except RuntimeError as error:
-            raise RunError(f"{path}: does not fit policy.json ({error}); copy both files again") from None
-        if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
-            raise RunError(f"{path}: the weights of seed {seed} are not finite; train again")
-        networks[seed] = network.eval()
-    return networks
-
-
-def _replace(path: Path, content: bytes) -> None:
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_bytes(content)
-    os.replace(draft, path)
+    @classmethod
+    def from_state(cls, recording: Recording, settings: Mapping[str, Any], arrays: Arrays) -> Self:
+        """See `routegym.policies.storage.StoredPolicy`."""
+        hidden = [int(width) for width in settings["hidden"]]
+        with th.random.fork_rng(devices=[]):
+            actor = make_actor(str(settings["network"]), hidden, recording)
+        actor.load_state_dict({name: th.as_tensor(array) for name, array in arrays.items()})
+        return cls(actor, str(settings["network"]), hidden, bool(settings["stochastic"]))

@@ -1,7 +1,7 @@
-"""Write the measured tables of README.md, docs/results.md and docs/recordings.md from a run folder and the recordings.
+"""Write the measured tables and pictures of README.md, docs/results.md and docs/recordings.md.
 
 example:
-  make quickstart && python scripts/update_docs.py runs/quickstart
+  make quickstart results && python scripts/update_docs.py
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
 from routegym.graph.library import load_recording, shipped_recordings
-from routegym.tracking import Run
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,16 +23,26 @@ _ROOT = Path(__file__).resolve().parents[1]
 class Update:
     """Bring the tables in the docs up to date."""
 
-    run_folder: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
-    """An evaluated run folder."""
+    run_folder: Path = Path("runs/quickstart")
+    """An evaluated run folder, for the README."""
+    benches: Path = Path("runs")
+    """Where the folders bench-RECORDING are, for docs/results.md; those that are missing leave their part as it is."""
 
     def run(self) -> None:
         """Rewrite what stands between the markers."""
         metrics = json.loads((self.run_folder / "metrics.json").read_text(encoding="utf-8"))
         shutil.copyfile(self.run_folder / "frontier.png", _ROOT / "docs" / "frontier.png")
         _between("README.md", "quickstart", _summary(metrics))
-        _between("docs/results.md", "results", _results(metrics, Run(self.run_folder)))
         _between("docs/recordings.md", "recordings", _recordings())
+        for name in shipped_recordings():
+            bench = self.benches / f"bench-{name}"
+            if not (bench / "results.md").is_file():
+                continue
+            pictures = _ROOT / "docs" / "pictures"
+            pictures.mkdir(exist_ok=True)
+            for picture in ("frontier.png", "shares.png"):
+                shutil.copyfile(bench / picture, pictures / f"{name}-{picture}")
+            _between("docs/results.md", name, (bench / "results.md").read_text(encoding="utf-8").rstrip())
 
 
 def _between(name: str, marker: str, text: str) -> None:
@@ -46,56 +55,16 @@ def _between(name: str, marker: str, text: str) -> None:
 
 
 def _summary(metrics: dict[str, Any]) -> str:
-    gap, zero = metrics["oracle_gap_closed"], metrics["against"]["zero router"]["difference"]
-    best = max((rival["aiq"], name) for name, rival in metrics["against"].items() if name != "zero router")[1]
-    ahead = metrics["against"][best]["difference"]
+    name, policy = next((name, found) for name, found in metrics["policies"].items() if found["learned"])
+    zero, best, gap = policy["over_zero_router"], policy["over_best_baseline"], policy["gap_closed_oracle"]
     return (
-        f"*AgentSteps, {metrics['tasks']} held-out tasks, {metrics['seeds']} training seeds. Over the common range of "
-        f"mean costs the\nlearned policy scores {zero['estimate']:+.3f} {_range(zero)} above the zero router and "
-        f"{ahead['estimate']:+.3f} {_range(ahead)}\nabove the best fixed strategy ({best}). It closes "
-        f"{gap['estimate']:.0%} of the gap to the clairvoyant optimum and exceeds\nits budget in "
-        f"{metrics['policy']['violations']} episodes (95 % paired bootstrap over tasks and seeds; "
-        "[details](docs/results.md)).*"
+        f"*AgentSteps, {metrics['tasks']} held-out tasks, {policy['seeds']} training seeds of `{name}`. Over the "
+        f"common range of\nmean costs the learned policy scores {zero['estimate']:+.3f} {_range(zero)} above the zero router "
+        f"and\n{best['estimate']:+.3f} {_range(best)} above the best fixed rule ({metrics['best_baseline']}). It "
+        f"closes {gap['estimate']:.0%} of the\ngap to the clairvoyant optimum and exceeds its budget in "
+        f"{policy['violations']} episodes (95 % paired bootstrap over tasks\nand seeds). All routers side by side: "
+        "[results](docs/results.md).*"
     )
-
-
-def _results(metrics: dict[str, Any], run: Run) -> str:
-    config, gap = run.config, metrics["oracle_gap_closed"]
-    low, high = metrics["cost_range_usd"]
-    lines = [
-        f"Recording `{metrics['recording']}` (content hash `{metrics['content_hash'][:12]}`), "
-        f"{metrics['split']} split, "
-        f"{metrics['tasks']} tasks, training seeds {config.seeds}; "
-        + ", ".join(f"{name} {version}" for name, version in config.versions.items())
-        + f"; {config.machine}, {config.threads} thread(s).",
-        "",
-        f"AIQ is the mean score of a strategy's frontier over mean costs from ${low:.6f} (always the cheapest arm) to "
-        f"${high:.6f} (always the dearest).",
-        "",
-        "| strategy | AIQ | learned policy ahead by (95 % interval) |",
-        "| --- | --- | --- |",
-        f"| clairvoyant optimum, mean budget | {metrics['oracle']['aiq']:.4f} | |",
-        f"| **learned policy** | **{metrics['policy']['aiq']:.4f}** | |",
-    ]
-    for name, rival in sorted(metrics["against"].items(), key=lambda item: -item[1]["aiq"]):
-        lead = rival["difference"]
-        lines.append(f"| {name} | {rival['aiq']:.4f} | {lead['estimate']:+.4f} {_range(lead)} |")
-    lines += [
-        "",
-        f"Gap from the zero router to the optimum closed: **{gap['estimate']:.1%}** "
-        f"[{gap['low']:.1%}, {gap['high']:.1%}]. "
-        f"Episodes above their budget: {metrics['policy']['violations']}.",
-        "",
-        "| hard budget | mean cost | score | clairvoyant score at this cap | calls by arm |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for point in metrics["policy"]["budgets"]:
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in point["shares"].items() if share >= 0.05)
-        lines.append(
-            f"| ${point['budget_usd']:.6f} | ${point['cost_usd']:.6f} | {point['score']:.3f} "
-            f"| {point['oracle_score']:.3f} | {shares} |"
-        )
-    return "\n".join(lines)
 
 
 def _recordings() -> str:
@@ -114,7 +83,7 @@ def _recordings() -> str:
 
 
 def _range(interval: dict[str, Any]) -> str:
-    return f"[{interval['low']:+.4f}, {interval['high']:+.4f}]"
+    return f"[{interval['low']:+.3f}, {interval['high']:+.3f}]"
 
 
 if __name__ == "__main__":

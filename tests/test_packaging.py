@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 #: Import names that differ from the names of their distributions by more than "_" for "-".
-DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 
 #: Folder in the checkout -> folder in site-packages.
 ROOMS = {"routegym": "routegym", "envs": "routegym/envs", "policies": "routegym/policies"}
@@ -199,7 +199,17 @@ def test_missing_extra_errors_name_an_extra_that_brings_the_package(settings: di
 def test_core_dependencies_stay_light(settings: dict[str, Any]) -> None:
     """What is large or compiled for one use is an extra."""
     core = " ".join(settings["project"]["dependencies"]).lower()
-    heavy = ("torch", "stable-baselines3", "sb3-contrib", "transformers", "matplotlib", "numba", "pandas")
+    heavy = (
+        "torch",
+        "stable-baselines3",
+        "sb3-contrib",
+        "transformers",
+        "matplotlib",
+        "numba",
+        "pandas",
+        "scikit-learn",
+        "skops",
+    )
     assert [name for name in heavy if name in core] == []
     extras = set(settings["project"]["optional-dependencies"])
-    assert extras == {"train", "pool", "plots", "fast", "all", "dev"}
+    assert extras == {"train", "pool", "plots", "fast", "baselines", "all", "dev"}

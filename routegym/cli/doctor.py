@@ -11,6 +11,7 @@ _EXTRAS = {
     "pool": ("torch", "transformers"),
     "plots": ("matplotlib",),
     "fast": ("numba",),
+    "baselines": ("sklearn", "skops"),
 }
 
 

@@ -51,9 +51,11 @@ class Enjoy:
         if chosen not in policies:
             raise ConfigError(f"policy_seed = {chosen}; this run has {sorted(policies)}")
         low, high = recording.budget_range_usd
+        policy = policies[chosen]
         env = RoutingVectorEnv(
             1,
             recording,
+            observation=getattr(policy, "observation", "flat"),
             split=self.split,
             autoreset_mode="Disabled",
             budget_usd=self.budget_usd or (low * high) ** 0.5,
@@ -62,10 +64,11 @@ class Enjoy:
         for episode in range(self.episodes):
             options = {} if self.task is None else {"task_id": self.task}
             observation, info = env.reset(seed=self.seed if episode == 0 else None, options=options)
-            _route(env, policies[chosen], observation, info, console)
+            _route(env, policy, observation, info, console)
 
 
 def _route(env: RoutingVectorEnv, policy: Any, observation: Any, info: dict[str, Any], console: Any) -> None:
+    import numpy as np
     from rich.markup import escape
 
     from routegym.core.render import format_usd
@@ -75,11 +78,13 @@ def _route(env: RoutingVectorEnv, policy: Any, observation: Any, info: dict[str,
     console.print(
         f"[bold]task {task}[/], right answer {escape(right)}, hard budget {format_usd(info['budget_usd'][0])}"
     )
-    step, done = 0, False
+    step, done, state = 0, False, None
     while not done:
         masks = env.action_masks()
-        probability = policy.probabilities(observation, masks)[0]
-        action, _ = policy.predict(observation, action_masks=masks)
+        sure = ""
+        if hasattr(policy, "probabilities"):
+            sure = f" ({policy.probabilities(observation, masks).max():.0%})"
+        action, state = policy.predict(observation, state, np.array([step == 0]), True, masks)
         worst = float(env.recording.graph.node_reserve[env.node[0], action[0]])
         left = float(env.ledger.remaining_usd[0])
         situation = escape(str(info["text"][0]))
@@ -87,7 +92,7 @@ def _route(env: RoutingVectorEnv, policy: Any, observation: Any, info: dict[str,
         step += 1
         console.print(
             f"{step:>2}. {situation}\n"
-            f"    [bold]{names[action[0]]}[/] ({probability[action[0]]:.0%}): may cost {format_usd(worst)}, "
+            f"    [bold]{names[action[0]]}[/]{sure}: may cost {format_usd(worst)}, "
             f"{format_usd(left)} left, {int(masks.sum())}/{len(names)} affordable\n"
             f"    cost {format_usd(float(info['cost_usd'][0]))}, so far {format_usd(float(info['cost_usd_total'][0]))}",
             highlight=False,

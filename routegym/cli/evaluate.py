@@ -4,25 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import Console
+
     from routegym.evaluation.comparison import Comparison
     from routegym.graph.recording import Recording
-    from routegym.policies.network import NetworkPolicy
+    from routegym.policies.policy import Policy
     from routegym.tracking.run import Run
 
-__all__ = ["Evaluate", "open_run"]
+__all__ = ["Evaluate", "draw", "open_run", "wide_console", "write_results"]
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Evaluate a trained policy on held-out tasks over a range of hard budgets.
+    """Evaluate a trained policy on held-out tasks over a range of hard budgets and prices of cost.
 
-    Beside it: every arm alone, random routing, random mixtures (the zero router), first-large-k, confidence cascades,
-    and the clairvoyant optimum. Writes metrics.json, results.parquet and frontier.png into the run folder.
+    Beside it: every arm alone, random mixtures of them (the zero router), fixed rules and success predictors fitted on
+    the run's training tasks, and the clairvoyant optimum. Writes metrics.json, results.parquet and frontier.png into
+    the run folder. `routegym bench` compares many trained policies.
     """
 
     run_folder: Annotated[Path, tyro.conf.Positional]
@@ -31,49 +36,59 @@ class Evaluate:
     """Tasks to evaluate on: train, val, test or all."""
     budgets: tuple[float, ...] = ()
     """Hard caps in USD; 10 over the recording's range by default."""
+    baselines: tuple[str, ...] = ("random", "first_large_k", "confidence_cascade")
+    """Algorithms to fit and evaluate beside it."""
     recording: str | None = None
     """Where the run's recording is, if it has moved."""
     seed: int = 0
-    """Fixes the recorded samples met and the random strategy."""
+    """Fixes the recorded samples met and the random strategies."""
 
     def run(self) -> None:
         """Evaluate, print, write."""
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        from routegym.evaluation.comparison import compare
-        from routegym.evaluation.report import budget_table, evaluation_table
+        from routegym.evaluation.comparison import Comparison, Entry
+        from routegym.evaluation.outcomes import Grid, play
+        from routegym.evaluation.references import references
+        from routegym.evaluation.report import arm_table, comparison_table
+        from routegym.policies.algorithm import Problem
+        from routegym.policies.config import tuned
         from routegym.tracking.run import Run
 
         run = Run(self.run_folder)
         recording, policies = open_run(run, self.recording)
-        console = Console()
-        with Progress(
-            TextColumn("evaluating"),
-            BarColumn(),
-            TextColumn("{task.description}"),
-            console=Console(stderr=True),
-        ) as bar:
-            line = bar.add_task("")
-            result = compare(
-                recording,
-                policies,
-                budgets=self.budgets or None,
-                split=self.split,
-                seed=self.seed,
-                progress=lambda name, done, total: bar.update(line, description=name, completed=done, total=total),
-            )
-            bar.update(line, description="intervals")
-            metrics = result.metrics()
-            bar.update(line, description="done", completed=1, total=1)
+        algo = run.config.algo
+        grid = Grid.of(recording, self.budgets or None)
+        entries = {}
+        names = [algo, *(name for name in self.baselines if name != algo)]
+        columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.description}"))
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            line = bar.add_task("", total=len(names) + 2)
+            for number, name in enumerate(names):
+                bar.update(line, description=name, completed=number)
+                mine = policies
+                if number:
+                    mine = {0: tuned(name, run.config.env).fit(Problem(recording), self.seed)}
+                played, validated = (
+                    {seed: play(policy, recording, split, grid, self.seed) for seed, policy in mine.items()}
+                    for split in (self.split, "val")
+                )
+                entries[name] = Entry.of(played, validated, learned=not number)
+            bar.update(line, description="oracle", completed=len(names))
+            comparison = Comparison(recording, self.split, grid, entries, references(recording, self.split, grid))
+            bar.update(line, description="intervals", completed=len(names) + 1)
+            metrics = comparison.metrics()
+            bar.update(line, description="done", completed=len(names) + 2)
         run.write_json("metrics.json", metrics)
-        _write_results(run, result)
-        console.print(budget_table(metrics), evaluation_table(metrics), sep="\n")
-        drawn = _draw(run, result)
+        write_results(run.path, comparison, run.config.env)
+        console = wide_console()
+        console.print(arm_table(metrics, algo).rich(), comparison_table(metrics).rich(columns=5), sep="\n")
+        drawn = draw(run.path, comparison, f"{run.config.env}, {self.split} split")
         console.print(f"run folder: {run.path}   (metrics.json, results.parquet{', frontier.png' if drawn else ''})")
 
 
-def open_run(run: Run, moved: str | None = None) -> tuple[Recording, dict[int, NetworkPolicy]]:
+def open_run(run: Run, moved: str | None = None) -> tuple[Recording, Mapping[int, Policy]]:
     """The recording of a run and its policies by seed.
 
     Raises:
@@ -81,7 +96,7 @@ def open_run(run: Run, moved: str | None = None) -> tuple[Recording, dict[int, N
     """
     from routegym.errors import RunError
     from routegym.graph.library import load_recording
-    from routegym.policies.network import load_networks
+    from routegym.policies.storage import load_policies
 
     config = run.config
     recording = load_recording(moved or config.recording)
@@ -90,37 +105,39 @@ def open_run(run: Run, moved: str | None = None) -> tuple[Recording, dict[int, N
             f"{run.path}: trained on a recording with content hash {config.content_hash[:12]}, and "
             f"{moved or config.recording!r} has {recording.content_hash[:12]}; name the right one with --recording"
         )
-    networks = load_networks(run.path)
-    from routegym.core.observation import ObservationLayout
-
-    for network in networks.values():
-        network.spec.check(ObservationLayout.of(recording).names, recording.action_names, str(run.path))
-    return recording, networks
+    return recording, load_policies(run.path, recording)
 
 
-def _write_results(run: Run, result: Comparison) -> None:
+def wide_console() -> Console:
+    """A console in which the tables keep their rows on one line each, also where the terminal is narrower."""
+    from rich.console import Console
+
+    return Console(width=max(Console().width, 124))
+
+
+def write_results(folder: Path, comparison: Comparison, env: str) -> None:
+    """Write ``results.parquet``: one row per policy, seed, budget and price."""
     import os
 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = pa.table(dict(result.episodes))
-    rows = rows.add_column(0, "env", pa.array([run.config.env] * len(rows)))
-    draft = run.path / ".results.draft"
-    pq.write_table(rows, draft)
-    os.replace(draft, run.path / "results.parquet")
+    draft = folder / ".results.draft"
+    pq.write_table(pa.table(comparison.rows(env)), draft)
+    os.replace(draft, folder / "results.parquet")
 
 
-def _draw(run: Run, result: Comparison) -> bool:
+def draw(folder: Path, comparison: Comparison, title: str, named: Sequence[str] | None = None) -> bool:
+    """Draw ``frontier.png``; False, with a word on stderr, if there is no matplotlib."""
     import sys
 
     from routegym.errors import MissingExtraError
     from routegym.evaluation.plots import frontier_figure
 
     try:
-        figure = frontier_figure(result.curves(), f"{run.config.env}, {result.split} split")
+        figure: Any = frontier_figure(comparison.curves(named), title)
     except MissingExtraError as error:
         print(f"no picture: {error}", file=sys.stderr)
         return False
-    figure.savefig(run.path / "frontier.png", dpi=150)
+    figure.savefig(folder / "frontier.png", dpi=150)
     return True

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any
 
 import tyro
 
+from routegym.cli.bench import Bench
 from routegym.cli.doctor import Doctor
 from routegym.cli.enjoy import Enjoy
 from routegym.cli.evaluate import Evaluate
@@ -20,6 +24,7 @@ examples:
   routegym train                                  learn on the embedded pool, compare, draw the frontier
   routegym train --seeds 1 --steps 200000 --out runs/short
   routegym evaluate runs/agent_steps              the same comparison again, from the run folder
+  routegym bench                                  every router beside each other, 5 seeds (takes a while)
   routegym enjoy runs/agent_steps --budget-usd 0.001
   routegym doctor                                 what is installed and what is missing
 """
@@ -27,11 +32,12 @@ examples:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; a mistake of the user's is one line on stderr and exit code 2."""
-    command = tyro.cli(
-        Train | Evaluate | Enjoy | Doctor,
+    given = sys.argv[1:] if arguments is None else arguments
+    command: Any = tyro.cli(
+        _commands(brief=not given or given[0].startswith("-")),
         prog="routegym",
         description=_ABOUT,
-        args=arguments,
+        args=given,
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
     )
     try:
@@ -42,3 +48,13 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _commands(brief: bool) -> Any:
+    """The union of all commands; `brief` leaves all but the first line of their descriptions to their own help."""
+    found: list[Any] = []
+    for command in (Train, Evaluate, Bench, Enjoy, Doctor):
+        text = str(command.__doc__).partition("\n\n")[0].strip()
+        named = tyro.conf.subcommand(command.__name__.lower(), description=text)
+        found.append(Annotated[command, named] if brief else command)
+    return reduce(or_, found)

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 if TYPE_CHECKING:
-    from routegym.graph.recording import Recording
-    from routegym.policies.network import NetworkPolicy
-    from routegym.tracking.run import Run, RunConfig
+    from routegym.policies.algorithm import Problem
+    from routegym.tracking.run import Run
 
 __all__ = ["Train"]
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train a policy with MaskablePPO, one network per seed; then evaluate it.
+    """Train a policy, one for each seed; then evaluate it.
 
-    Every episode gets a hard budget of its own, so that one policy serves every budget. An interrupted training
-    goes on with the seeds that are missing when the same command is given again.
+    Every episode gets a hard budget and a price of cost of its own, so that one policy serves them all. An interrupted
+    training goes on where it was when the same command is given again.
+
+    examples:
+      routegym train                                         MaskablePPO on AgentSteps, 5 seeds
+      routegym train --algo all_action --env routegym/Cascade-v0
+      routegym train --algo grpo --seeds 2 --set learning_rate=0.001 network=attention
     """
 
     env: str = "routegym/AgentSteps-v0"
     """Environment id."""
-    algo: Literal["ppo"] = "ppo"
-    """Learning algorithm; its hyperparameters are in policies/hyperparameters/."""
+    algo: str = "maskable_ppo"
+    """Name of an algorithm, or package.module:Class of your own; `routegym bench --help` says more."""
     recording: str | None = None
     """A shipped recording's name or a recording folder; the environment's own by default."""
     out: Path | None = None
@@ -39,24 +45,27 @@ class Train:
     seeds: int = 5
     """How many seeds to train."""
     steps: int | None = None
-    """Environment steps per seed; the tuned number by default."""
+    """Environment steps per seed, for those that count them; the tuned number by default."""
+    set: tuple[str, ...] = ()
+    """Hyperparameters to change, as name=value."""
     budget_usd: tuple[float, float] | None = None
     """Range of the budgets drawn in training, USD; the recording's own range by default."""
-    lambda_: Annotated[float, tyro.conf.arg(name="lambda")] = 0.02
-    """Price of cost in the reward, on top of the hard budget."""
+    lambda_: Annotated[tuple[float, float], tyro.conf.arg(name="lambda")] = (0.0, 0.2)
+    """Range of the prices of cost drawn in training, on top of the hard budget."""
     threads: int = 1
     """Threads of torch; more are slower for networks this small."""
     evaluate: bool = True
-    """Compare with the fixed strategies and the oracle afterwards."""
+    """Compare with fixed rules and the oracle afterwards."""
 
     def run(self) -> None:
         """Train, save, evaluate."""
         from rich.console import Console
 
         from routegym.cli.evaluate import Evaluate
-        from routegym.errors import ConfigError, MissingExtraError
+        from routegym.errors import ConfigError
         from routegym.graph.library import load_recording
-        from routegym.policies.config import tuned
+        from routegym.policies.algorithm import Problem
+        from routegym.policies.config import hyperparameters, tuned
         from routegym.registration import ENV_IDS, kind_of
         from routegym.tracking.run import Run, RunConfig, versions
 
@@ -64,51 +73,53 @@ class Train:
             raise ConfigError(f"seed = {self.seed}, seeds = {self.seeds}; expected seed >= 0 and seeds >= 1")
         if self.env not in ENV_IDS:
             raise ConfigError(f"env = {self.env!r}; expected one of {', '.join(ENV_IDS)}")
-        try:
-            import torch
-        except ImportError:
-            raise MissingExtraError("torch", "train") from None
-
-        torch.set_num_threads(self.threads)
+        sys.path.insert(0, os.getcwd())  # a module of one's own beside the command
+        algorithm: Any = tuned(self.algo, self.env, {"steps": self.steps, **_changes(self.set)})
+        _threads(self.threads)
         source = self.recording or kind_of(self.env)
         recording = load_recording(source)
-        config = tuned(self.algo, self.env, {"steps": self.steps})
-        settings = RunConfig(
-            env=self.env,
-            recording=source,
-            content_hash=recording.content_hash,
-            algo=self.algo,
-            hyperparameters={name: _plain(value) for name, value in vars(config).items()},
-            seeds=list(range(self.seed, self.seed + self.seeds)),
-            budget_usd=self.budget_usd or "sampled",
-            lambda_=self.lambda_,
-            threads=self.threads,
-            versions=versions(),
-            machine=f"{platform.system()} {platform.machine()}",
-        )
-        _make(settings, recording, 1)  # a mistake is told before anything is written
+        problem = Problem(recording, self.budget_usd or "sampled", self.lambda_)
+        problem.env(1)  # a mistake is told before anything is written
+        if "network" in hyperparameters(algorithm):
+            from routegym.policies.networks import make_actor
+
+            make_actor(algorithm.network, algorithm.hidden, recording)
         run = Run(self.out or Path("runs") / Path(source).name)
-        run.start(settings)
+        run.start(
+            RunConfig(
+                env=self.env,
+                recording=source,
+                content_hash=recording.content_hash,
+                algo=self.algo,
+                hyperparameters={name: _plain(value) for name, value in hyperparameters(algorithm).items()},
+                seeds=list(range(self.seed, self.seed + self.seeds)),
+                budget_usd=self.budget_usd or "sampled",
+                lambda_=self.lambda_,
+                threads=self.threads,
+                versions=versions(),
+                machine=f"{platform.system()} {platform.machine()}",
+            )
+        )
         console = Console(stderr=True)
         console.print(
-            f"[bold]{self.env}[/], recording [bold]{recording.name}[/]: {recording.graph.n_tasks:,} tasks, "
-            f"{recording.graph.n_edges:,} recorded calls, arms {', '.join(arm.name for arm in recording.arms)}"
+            f"[bold]{self.algo}[/] on [bold]{self.env}[/], recording [bold]{recording.name}[/]: "
+            f"{recording.graph.n_tasks:,} tasks, {recording.graph.n_edges:,} recorded calls, "
+            f"arms {', '.join(arm.name for arm in recording.arms)}"
         )
-        _train_seeds(run, recording, config, console)
+        _train_seeds(run, problem, algorithm, console)
         if self.evaluate:
             Evaluate(run.path).run()
 
 
-def _train_seeds(run: Run, recording: Recording, config: Any, console: Any) -> None:
+def _train_seeds(run: Run, problem: Problem, algorithm: Any, console: Any) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from routegym.policies.network import load_networks, save_networks
-    from routegym.policies.ppo import network_of, train_ppo
-    from routegym.tracking.callback import MetricsCallback
+    from routegym.policies.storage import load_policies, save_policies
+    from routegym.policies.training import Training
 
-    settings = run.config
-    done: dict[int, NetworkPolicy] = load_networks(run.path) if (run.path / "policy.json").is_file() else {}
-    if done:
+    done: dict[int, Any] = {}
+    if (run.path / "policy.json").is_file():
+        done = dict(load_policies(run.path, problem.recording))
         console.print(f"going on in {run.path}: seeds {sorted(done)} are trained already")
     bar = Progress(
         TextColumn("{task.description}"),
@@ -118,37 +129,52 @@ def _train_seeds(run: Run, recording: Recording, config: Any, console: Any) -> N
         TimeRemainingColumn(),
         console=console,
     )
+    total = getattr(algorithm, "steps", None) or getattr(algorithm, "updates", None)
     with bar:
-        for seed in settings.seeds:
+        for seed in run.config.seeds:
             if seed in done:
                 continue
-            line = bar.add_task(f"seed {seed}", total=config.steps, status="")
+            line = bar.add_task(f"seed {seed}", total=total, status="")
 
             def report(metrics: Mapping[str, Any], line: Any = line) -> None:
                 run.append(metrics)
-                status = "" if metrics["score"] is None else f"score {metrics['score']:.3f}"
-                bar.update(line, completed=min(metrics["step"], config.steps), status=status)
+                status = "" if metrics.get("score") is None else f"score {metrics['score']:.3f}"
+                bar.update(line, completed=min(metrics["step"], total or metrics["step"]), status=status)
 
-            env = _make(settings, recording, config.n_envs)
-            model = train_ppo(env, config, seed, MetricsCallback(report, seed))
-            done[seed] = network_of(model, env)
-            save_networks(run.path, done)
+            training = Training(run.path / "checkpoints" / str(seed), report)
+            done[seed] = algorithm.fit(problem, seed, training)
+            save_policies(run.path, problem.recording, done)
+            training.clear()
+            bar.update(line, completed=total, total=total)
+    run.tidy_metrics()
 
 
-def _make(settings: RunConfig, recording: Recording, num_envs: int) -> Any:
-    """The training environment."""
-    from gymnasium import make_vec
+def _changes(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """Hyperparameters given as name=value; a value is read as YAML."""
+    import yaml
 
-    return make_vec(
-        settings.env,
-        num_envs=num_envs,
-        vectorization_mode="vector_entry_point",
-        recording=recording,
-        budget_usd=settings.budget_usd,
-        lambda_=settings.lambda_,
-        autoreset_mode="SameStep",
-        info="lean",
-    )
+    from routegym.errors import ConfigError
+
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {pair}; expected name=value, such as learning_rate=0.001")
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {pair}: {value!r} is not a value that YAML knows") from None
+    return found
+
+
+def _threads(number: int) -> None:
+    from routegym.errors import MissingExtraError
+
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtraError("torch", "train") from None
+    torch.set_num_threads(number)
 
 
 def _plain(value: Any) -> Any:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from routegym.graph.recording import Recording
 
-__all__ = ["ObservationLayout", "static_features"]
+__all__ = ["ObservationLayout", "situation_texts", "static_features"]
 
 
 @dataclass(frozen=True)
@@ -88,3 +89,15 @@ def static_features(recording: Recording, nodes: slice) -> npt.NDArray[np.float3
     step = graph.node_step[nodes]
     rows[:, -1] = step / (step + 4.0)
     return rows
+
+
+def situation_texts(recording: Recording, nodes: npt.NDArray[Any]) -> npt.NDArray[np.object_]:
+    """Text of each situation, str (n,): the task's prompt, and below it the situation's own where that differs."""
+    prompts = recording.tasks.prompts
+    tasks = recording.graph.node_task[nodes].tolist()
+    texts = np.empty(len(nodes), dtype=object)
+    texts[:] = [
+        text if text == prompts[task] else f"{prompts[task]}\n{text}"
+        for task, text in zip(tasks, recording.texts.take(nodes), strict=True)
+    ]
+    return texts

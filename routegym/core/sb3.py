@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,16 @@ class SB3RoutingVecEnv(VecEnv):
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Which actions are legal now, bool (N, n_actions)."""
         return self.env.action_masks()
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """What decides how the episodes go on; see `RoutingVectorEnv.state`."""
+        return self.env.state() | {"return": self._return.copy(), "length": self._length.copy()}
+
+    def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> Any:
+        """Go on where `state` was taken, and return the observation."""
+        rest = dict(state)
+        self._return[:], self._length[:] = rest.pop("return"), rest.pop("length")
+        return self.env.restore(rest)
 
     def close(self) -> None:
         """Release the environment."""

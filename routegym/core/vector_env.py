@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -16,7 +17,7 @@ from gymnasium.vector.utils import batch_space
 
 from routegym.core import kernels, streams
 from routegym.core.ledger import Ledger, check_budget, check_lambda
-from routegym.core.observation import ObservationLayout
+from routegym.core.observation import ObservationLayout, situation_texts
 from routegym.core.reward import Reward, reward_function, vector
 from routegym.core.tables import Outcome, Slots, Tables, tables_of
 from routegym.errors import ActionError, BudgetError, ConfigError, MissingEdgeError, TaskError
@@ -33,6 +34,7 @@ __all__ = ["Budget", "RoutingVectorEnv"]
 Budget = float | Sequence[float] | Literal["sampled"] | None
 
 _RENDER_MODES = ("ansi", "human", "rgb_array")
+_LONG_TEXT = 2**15  # characters that the text of a situation still to be grown may have
 _OPTIONS = ("task_id", "budget_usd", "lambda", "group_size", "reset_mask")
 
 
@@ -43,8 +45,10 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         num_envs: episodes in the batch, N.
         recording: name of a shipped recording, path of a recording folder, or a `Recording`; None takes the
             shipped recording of the env's family.
-        observation: ``"flat"`` (Box), ``"dict"`` (its named groups) or ``"index"`` (Discrete node id; look
-            up features on the policy's device, and `ledger` for what is left).
+        observation: ``"flat"`` (Box), ``"dict"`` (its named groups), ``"index"`` (Discrete node id; look
+            up features on the policy's device, and `ledger` for what is left) or ``"text"``: a Dict of ``flat``
+            and ``text``, an object array (N,) of str with the task's prompt and, on the lines below it, the text of
+            the situation where that is another one.
         budget_usd: hard cap of every episode in USD: a number, None for no cap, ``(low, high)`` to draw one
             log-uniformly per episode, or ``"sampled"`` for the recording's own range.
         lambda_: price of cost in the reward: a number, or ``(low, high)`` to draw one uniformly per episode.
@@ -79,7 +83,7 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         num_envs: int = 1,
         recording: str | Path | Recording | None = None,
         *,
-        observation: Literal["flat", "dict", "index"] = "flat",
+        observation: Literal["flat", "dict", "index", "text"] = "flat",
         budget_usd: Budget = None,
         lambda_: float | Sequence[float] = 0.0,
         reward: str | Reward = "score_minus_cost",
@@ -97,7 +101,7 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         if not _is_whole(num_envs) or num_envs < 1:
             raise ConfigError(f"num_envs = {num_envs!r}; expected an integer of at least 1")
         _one_of("autoreset_mode", autoreset_mode, (*AutoresetMode, *(mode.value for mode in AutoresetMode)))
-        _one_of("observation", observation, ("flat", "dict", "index"))
+        _one_of("observation", observation, ("flat", "dict", "index", "text"))
         _one_of("info", info, ("full", "lean"))
         _one_of("render_mode", render_mode, (None, *_RENDER_MODES))
         self.num_envs = num_envs
@@ -177,6 +181,8 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
             self._seeded = True
         if mask.all():
             self._slots.group[:] = self._everyone // group_size * group_size
+            blocks = self._slots.episode.reshape(-1, group_size)  # slots that reset themselves are apart by now
+            blocks[:] = blocks.max(axis=1, keepdims=True)
         self._start(slots, **choice)
         return self._observe(), self._reset_info(mask)
 
@@ -225,6 +231,28 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Which actions are legal now, bool (N, n_actions); all of them where an episode is over."""
         return kernels.load(self._kernel).legal(self._sync(), self._slots)
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Everything that decides how the present episodes and those after them go on, as arrays (N, ...)."""
+        return {name: array.copy() for name, array in self._slots._asdict().items()}
+
+    def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> Any:
+        """Go on where `state` was taken, and return the observation.
+
+        Args:
+            state: from an environment of the same recording, arguments and number of episodes.
+
+        Raises:
+            ConfigError: it is of another number of episodes or of another version.
+        """
+        ours = self._slots._asdict()
+        if ours.keys() != state.keys() or any(state[name].shape != array.shape for name, array in ours.items()):
+            shapes = {name: array.shape for name, array in state.items()}
+            raise ConfigError(f"state with {shapes}; expected one that an env with {self.num_envs} episodes gave")
+        for name, array in ours.items():
+            array[:] = state[name]
+        self._seeded = True
+        return self._observe()
 
     def render(self) -> tuple[Any, ...] | None:
         """The routes so far, one per episode: a text (``ansi``), a picture (``rgb_array``), or printed (``human``)."""
@@ -465,8 +493,11 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
     def _observation_space(self) -> gym.Space[Any]:
         if self.observation == "index":
             return gym.spaces.Discrete(max(self._graph.n_nodes, 1) if self.expander is None else 2**31 - 1)
+        flat = gym.spaces.Box(0.0, 1.0, (self.layout.width,), np.float32)
         if self.observation == "flat":
-            return gym.spaces.Box(0.0, 1.0, (self.layout.width,), np.float32)
+            return flat
+        if self.observation == "text":
+            return gym.spaces.Dict({"flat": flat, "text": self._text_space()})
         return gym.spaces.Dict(
             {
                 name: gym.spaces.Box(0.0, 1.0, (place.stop - place.start,), np.float32)
@@ -474,6 +505,15 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
                 if place.stop > place.start
             }
         )
+
+    def _text_space(self) -> gym.spaces.Text:
+        """Room for every text of the recording, and with an expander for longer ones in printable ASCII."""
+        prompts, texts = self.recording.tasks.prompts, self.recording.texts.arrow().to_pylist()
+        longest = max(map(len, prompts)) + 1 + max(map(len, texts), default=0)
+        if self.expander is not None:
+            longest = max(longest, _LONG_TEXT)
+        charset = frozenset("".join((*prompts, *texts, string.printable)))
+        return gym.spaces.Text(longest, min_length=0, charset=charset)
 
     def _sync(self) -> Tables:
         """The arrays to look things up in, with what the graph has grown by since the last look."""
@@ -485,19 +525,24 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_tables": None}  # views of the recording: found again at the next step
 
-    def _blank(self) -> npt.NDArray[Any]:
+    def _blank(self) -> Any:
         """Observations of all slots, zero."""
         if self.observation == "index":
             return np.zeros(self.num_envs, dtype=np.int64)
-        return np.zeros((self.num_envs, self.layout.width), dtype=np.float32)
+        flat = np.zeros((self.num_envs, self.layout.width), dtype=np.float32)
+        return {"flat": flat, "text": np.full(self.num_envs, "", dtype=object)} if self.observation == "text" else flat
 
     def _observe(self) -> Any:
         return self._write(self._everyone, self._blank() if self._buffers is None else self._buffers[0])
 
-    def _write(self, slots: npt.NDArray[Any], out: npt.NDArray[Any]) -> Any:
+    def _write(self, slots: npt.NDArray[Any], out: Any) -> Any:
         """Put the observations of some slots into their rows of `out`."""
         if self.observation == "index":
             out[slots] = self.node[slots]
+            return out
+        if self.observation == "text":
+            kernels.load(self._kernel).observe(self._sync(), self._slots, slots, out["flat"])
+            out["text"][slots] = situation_texts(self.recording, self.node[slots])
             return out
         kernels.load(self._kernel).observe(self._sync(), self._slots, slots, out)
         if self.observation == "flat":

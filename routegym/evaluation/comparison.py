@@ -1,271 +1,265 @@
-"""One policy beside every simple strategy and the exact optimum, on the same tasks and budgets."""
+"""Policies beside each other, the zero router and the optimum, on the same tasks, budgets and prices."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import combinations
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from routegym.core.vector_env import RoutingVectorEnv
 from routegym.errors import ConfigError
+from routegym.evaluation.collapse import largest_share, routing_collapse_index, selection_entropy
 from routegym.evaluation.frontier import aiq, hull
-from routegym.evaluation.oracle import oracle_at_cap, oracle_at_lambda, oracle_frontier
 from routegym.evaluation.plots import Curve
-from routegym.evaluation.rollout import EpisodeTable, rollout
+from routegym.evaluation.regret import regret
 from routegym.evaluation.statistics import Interval, Sweep, aiq_difference, gap_closed_interval, score_bands
-from routegym.graph.values import always_arm_actions, evaluate_choices
-from routegym.policies.baselines import AlwaysArm, ConfidenceCascade, FirstLargeK, Random
+from routegym.evaluation.strength import apgr, cpt, hypervolume, qnc
 
 if TYPE_CHECKING:
+    from routegym.evaluation.outcomes import Grid, Outcomes
+    from routegym.evaluation.references import References
     from routegym.graph.recording import Recording
-    from routegym.policies.policy import Policy
 
-__all__ = ["Comparison", "budget_grid", "compare"]
+__all__ = ["Comparison", "Entry"]
 
-_THRESHOLDS = (0.5, 0.8, 0.9, 0.95, 0.99)
-_LAMBDAS = 25
 
-#: Called with what is being evaluated, how many of them are done, and how many there are.
-Progress = Callable[[str, int, int], None]
+@dataclass(frozen=True)
+class Entry:
+    """One competitor.
+
+    Its operating points are chosen on the validation tasks: those that lie on its frontier there. Its frontier on the
+    evaluated tasks is drawn through these points only, so that nobody profits from trying many.
+    """
+
+    outcomes: Mapping[int, Outcomes]
+    """On the evaluated tasks, by training seed."""
+    chosen: npt.NDArray[np.int64]
+    """The operating points it is used at, indices into the grid's points."""
+    learned: bool
+    """Whether it was trained by reinforcement or imitation; else it is a baseline."""
+    seconds: float | None = None
+    """CPU seconds of one training or fit, mean over the seeds, if known."""
+
+    @classmethod
+    def of(
+        cls,
+        evaluated: Mapping[int, Outcomes],
+        validation: Mapping[int, Outcomes],
+        *,
+        learned: bool,
+        seconds: float | None = None,
+    ) -> Entry:
+        """Choose the operating points by what they brought on the validation tasks.
+
+        Raises:
+            ConfigError: no outcome, or other seeds on the two splits.
+        """
+        if not evaluated or evaluated.keys() != validation.keys():
+            raise ConfigError(
+                f"seeds {sorted(evaluated)} were evaluated and {sorted(validation)} validated; expected the same ones"
+            )
+        costs, scores = _sweep(validation).points()
+        kept = hull(costs, scores)
+        on_hull = (costs[:, None] == kept.costs) & (scores[:, None] == kept.scores)  # (points, vertices)
+        return cls(evaluated, np.sort(on_hull.argmax(axis=0)), learned, seconds)
+
+    @property
+    def sweep(self) -> Sweep:
+        """Outcomes at the chosen points: (seeds, points, tasks)."""
+        return _sweep(self.outcomes, self.chosen)
+
+    def at(self, point: int) -> Sweep:
+        """Outcomes at one point of the grid: (seeds, 1, tasks)."""
+        return _sweep(self.outcomes, np.array([point]))
+
+    @property
+    def violations(self) -> int:
+        """Episodes above their hard budget, over all points and seeds."""
+        return int(sum(outcome.violations.sum() for outcome in self.outcomes.values()))
+
+    @property
+    def shares(self) -> npt.NDArray[np.float64]:
+        """Share of the calls that go to each action at every point of the grid, float64 (points, actions)."""
+        calls = np.sum([outcome.calls for outcome in self.outcomes.values()], axis=0)
+        return np.asarray(calls / calls.sum(axis=1, keepdims=True))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Outcomes of everything on one split, ready for a table, a picture and a file."""
+    """Competitors and references on one split, ready for a table, a picture and a file."""
 
-    recording: str
-    content_hash: str
+    recording: Recording
     split: str
-    tasks: npt.NDArray[np.int64]
-    budgets: npt.NDArray[np.float64]
-    """Hard caps in USD that everything was evaluated under; the fixed strategies also without one."""
-    policy: Sweep
-    """The learned policy: (seeds, budgets, tasks)."""
-    arms: Sweep
-    """Always-one-arm without a cap: (1, arms, tasks); its hull is the zero router."""
-    fixed: Mapping[str, Sweep]
-    """Each fixed strategy over its parameters and budgets, no cap included: (1, points, tasks)."""
-    oracle_cap: Sweep
-    """The clairvoyant optimum under each hard cap: (1, budgets, tasks)."""
-    oracle_mean: Sweep
-    """The clairvoyant optimum for a range of prices of cost: (1, lambdas, tasks)."""
-    oracle_hull: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
-    """Exact frontier under a mean budget: (costs, scores) of its vertices."""
-    violations: int
-    arm_shares: npt.NDArray[np.float64]
-    """Share of the learned policy's calls that go to each action, by budget: (budgets, actions)."""
-    action_names: tuple[str, ...]
-    episodes: Mapping[str, Any] = field(default_factory=dict)
-    """Columns of ``results.parquet``: one row per policy, seed and budget."""
+    grid: Grid
+    entries: Mapping[str, Entry]
+    references: References
+    resamples: int = 1000
 
-    def metrics(self, resamples: int = 1000) -> dict[str, Any]:
+    @property
+    def cost_range(self) -> tuple[float, float]:
+        """Mean cost of always-cheapest and always-dearest, USD: the common range of every AIQ."""
+        costs, _ = self.references.arms.points()
+        return float(costs.min()), float(costs.max())
+
+    def best(self, learned: bool) -> str | None:
+        """The competitor of one sort with the highest AIQ."""
+        scores = {name: self._aiq(entry.sweep) for name, entry in self.entries.items() if entry.learned == learned}
+        return max(scores, key=scores.__getitem__) if scores else None
+
+    def metrics(self) -> dict[str, Any]:
         """Everything that is reported, as JSON-able numbers; intervals are paired bootstraps over tasks and seeds."""
-        cost, score = self.policy.points()
-        arm_cost, arm_score = self.arms.points()
-        low, high = float(arm_cost.min()), float(arm_cost.max())
-        zero = hull(arm_cost, arm_score)
-        rivals = {"zero router": self.arms, **self.fixed}
+        low, high = self.cost_range
+        arms = self.references.arms
+        arm_cost, arm_score = arms.points()
+        bound = self.references.attainable
+        rival = self.best(learned=False)
         return {
-            "recording": self.recording,
-            "content_hash": self.content_hash,
+            "recording": self.recording.name,
+            "content_hash": self.recording.content_hash,
             "split": self.split,
-            "tasks": len(self.tasks),
-            "seeds": int(self.policy.scores.shape[0]),
+            "tasks": len(self.recording.split(self.split)),
             "cost_range_usd": [low, high],
-            "policy": {
-                "aiq": aiq(hull(cost, score), low, high),
-                "violations": self.violations,
-                "budgets": [
-                    {
-                        "budget_usd": float(budget),
-                        "score": float(score[i]),
-                        "cost_usd": float(cost[i]),
-                        "oracle_score": float(self.oracle_cap.scores[0, i].mean()),
-                        "oracle_cost_usd": float(self.oracle_cap.costs[0, i].mean()),
-                        "shares": dict(zip(self.action_names, self.arm_shares[i].tolist(), strict=True)),
-                    }
-                    for i, budget in enumerate(self.budgets)
-                ],
-            },
+            "budgets_usd": self.grid.caps.tolist(),
+            "lambdas": self.grid.lambdas.tolist(),
             "arms": {
                 name: {"cost_usd": float(c), "score": float(s)}
-                for name, c, s in zip(self.action_names, arm_cost, arm_score, strict=False)
+                for name, c, s in zip(self.recording.action_names, arm_cost, arm_score, strict=False)
             },
-            "zero_router": {"aiq": aiq(zero, low, high)},
-            "oracle": {"aiq": aiq(hull(*self.oracle_hull), low, high)},
-            "oracle_gap_closed": _interval(
-                gap_closed_interval(self.policy, self.oracle_mean, self.arms, resamples=resamples)
-            ),
-            "against": {
-                name: {
-                    "aiq": aiq(hull(*sweep.points()), low, high),
-                    "difference": _interval(aiq_difference(self.policy, sweep, self.arms, resamples=resamples)),
-                }
-                for name, sweep in rivals.items()
+            "zero_router": {"aiq": self._aiq(arms)},
+            "oracle": {
+                "aiq": aiq(hull(*self.references.oracle_hull), low, high),
+                "budgets": [
+                    {"budget_usd": float(cap), "score": float(score), "cost_usd": float(cost)}
+                    for cap, cost, score in zip(self.grid.caps, *self.references.oracle_cap.points(), strict=True)
+                ],
             },
+            "attainable": None if bound is None else {"aiq": self._aiq(bound)},
+            "best_baseline": rival,
+            "policies": {name: self._of_entry(name, entry, rival) for name, entry in self.entries.items()},
         }
 
-    def curves(self) -> list[Curve]:
-        """What `frontier_figure` draws: each fixed strategy as the hull of its points."""
-        low, high = score_bands(self.policy)
-        budgeted = self.policy.points()
-        optimum = self.oracle_cap.points()
-        zero = hull(*self.arms.points())
-        families = {name: sweep for name, sweep in self.fixed.items() if not name.startswith("always ")}
-        hulls = {name: hull(*sweep.points()) for name, sweep in families.items()}
-        return [
-            Curve("oracle, mean budget", *self.oracle_hull, kind="oracle"),
-            Curve("oracle, hard budget", *optimum, kind="oracle"),
-            Curve("learned policy", *budgeted, kind="policy", low=low, high=high),
-            Curve("zero router", zero.costs, zero.scores, kind="zero"),
-            *(Curve(name, found.costs, found.scores, kind="fixed") for name, found in hulls.items()),
-            *(
-                Curve(name, [cost], [score], kind="arm")
-                for name, cost, score in zip(self.action_names, *self.arms.points(), strict=False)
+    def _of_entry(self, name: str, entry: Entry, rival: str | None) -> dict[str, Any]:
+        arms, sweep, bound = self.references.arms, entry.sweep, self.references.attainable
+        cost, score = sweep.points()
+        return {
+            "learned": entry.learned,
+            "seeds": len(entry.outcomes),
+            "cpu_seconds": entry.seconds,
+            "aiq": self._aiq(sweep),
+            "over_zero_router": self._interval(aiq_difference(sweep, arms, arms, resamples=self.resamples)),
+            "gap_closed_oracle": self._interval(
+                gap_closed_interval(sweep, self.references.oracle_mean, arms, resamples=self.resamples)
             ),
+            "gap_closed_attainable": None
+            if bound is None
+            else self._interval(gap_closed_interval(sweep, bound, arms, resamples=self.resamples)),
+            "over_best_baseline": None
+            if rival is None or rival == name
+            else self._interval(aiq_difference(sweep, self.entries[rival].sweep, arms, resamples=self.resamples)),
+            "qnc": _finite(qnc(cost, score, *arms.points())),
+            "hypervolume": hypervolume(cost, score, *self.cost_range),
+            **self._strength(entry),
+            "violations": entry.violations,
+            "budgets": [self._at_cap(entry, number) for number in range(len(self.grid.caps))],
+        }
+
+    def _strength(self, entry: Entry) -> dict[str, Any]:
+        """RouteLLM's measures: the dearest arm is the strong one, the cheapest the weak one."""
+        cost, score = self.references.arms.points()
+        weak, strong = float(score[cost.argmin()]), float(score[cost.argmax()])
+        calls = entry.shares[entry.chosen, : len(self.recording.arms)]
+        shares, scores = calls[:, cost.argmax()] / calls.sum(axis=1), entry.sweep.points()[1]
+        return {
+            "apgr": _finite(apgr(shares, scores, weak, strong)),
+            "cpt_50": _finite(cpt(0.5, shares, scores, weak, strong)),
+            "cpt_80": _finite(cpt(0.8, shares, scores, weak, strong)),
+        }
+
+    def _at_cap(self, entry: Entry, number: int) -> dict[str, Any]:
+        """Outcomes under one hard budget, at the lowest price."""
+        point, best, arms = self.grid.at_cap(number), self.references.oracle_cap, self.references.arms
+        at = entry.at(point)
+        (cost,), (score,) = at.points()
+        (low,), (high,) = score_bands(at, resamples=self.resamples)
+        calls = entry.shares[point]
+        to_arms = calls[: len(self.recording.arms)]
+        return {
+            "budget_usd": float(self.grid.caps[number]),
+            "score": float(score),
+            "score_low": float(low),
+            "score_high": float(high),
+            "cost_usd": float(cost),
+            "regret": regret(at.scores[:, 0], at.costs[:, 0], best.scores[0, number], best.costs[0, number]),
+            "collapse_index": routing_collapse_index(at.scores[:, 0], at.costs[:, 0], arms.scores[0], arms.costs[0]),
+            "largest_share": largest_share(to_arms),
+            "selection_entropy": selection_entropy(to_arms),
+            "shares": dict(zip(self.recording.action_names, calls.tolist(), strict=True)),
+        }
+
+    def curves(self, named: Sequence[str] | None = None) -> list[Curve]:
+        """What `frontier_figure` draws: each competitor through its chosen points, and the references.
+
+        Args:
+            named: which competitors; all by default.
+        """
+        found = [
+            Curve("oracle, mean budget", *self.references.oracle_hull, kind="oracle"),
+            Curve("oracle, hard budget", *self.references.oracle_cap.points(), kind="oracle"),
         ]
+        if self.references.attainable is not None:
+            bound = hull(*self.references.attainable.points())
+            found.append(Curve("attainable bound", bound.costs, bound.scores, kind="bound"))
+        for name in self.entries if named is None else named:
+            entry = self.entries[name]
+            cost, score = entry.sweep.points()
+            if entry.learned:
+                low, high = score_bands(entry.sweep, resamples=self.resamples)
+                found.append(Curve(name, cost, score, kind="policy", low=low, high=high))
+            else:
+                line = hull(cost, score)
+                found.append(Curve(name, line.costs, line.scores, kind="fixed"))
+        zero = hull(*self.references.arms.points())
+        found.append(Curve("zero router", zero.costs, zero.scores, kind="zero"))
+        points = zip(self.recording.action_names, *self.references.arms.points(), strict=False)
+        return found + [Curve(name, [cost], [score], kind="arm") for name, cost, score in points]
+
+    def rows(self, env: str) -> dict[str, list[Any]]:
+        """Columns of ``results.parquet``: a row per policy, seed, budget and price."""
+        rows: dict[str, list[Any]] = {
+            key: [] for key in ("env", "policy", "seed", "budget_usd", "lambda", "score", "cost_usd", "violations")
+        }
+        budgets, lambdas = self.grid.points
+        for name, entry in self.entries.items():
+            for seed, outcome in entry.outcomes.items():
+                rows["env"] += [env] * len(budgets)
+                rows["policy"] += [name] * len(budgets)
+                rows["seed"] += [seed] * len(budgets)
+                rows["budget_usd"] += budgets.tolist()
+                rows["lambda"] += lambdas.tolist()
+                rows["score"] += outcome.scores.mean(axis=1, dtype=np.float64).tolist()
+                rows["cost_usd"] += outcome.costs.mean(axis=1).tolist()
+                rows["violations"] += outcome.violations.tolist()
+        return rows
+
+    def _aiq(self, sweep: Sweep) -> float:
+        return aiq(hull(*sweep.points()), *self.cost_range)
+
+    @staticmethod
+    def _interval(interval: Interval) -> dict[str, Any]:
+        return asdict(interval) | {"excludes_zero": interval.excludes_zero}
 
 
-def budget_grid(recording: Recording, count: int = 10) -> npt.NDArray[np.float64]:
-    """Budgets spaced evenly on a log scale over the recording's range, float64 (count,)."""
-    low, high = recording.budget_range_usd
-    return np.geomspace(low, high, count)
-
-
-def compare(
-    recording: Recording,
-    policies: Mapping[int, Policy],
-    *,
-    budgets: npt.ArrayLike | None = None,
-    split: str = "test",
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Comparison:
-    """Evaluate a learned policy, the fixed strategies and the oracle on one split.
-
-    Args:
-        recording: complete.
-        policies: the learned policy by training seed.
-        budgets: hard caps in USD, `budget_grid` by default.
-        split: tasks to evaluate on.
-        seed: fixes the recorded samples met and the random strategy.
-        progress: is told what is going on.
-
-    Raises:
-        ConfigError: no policy.
-        BudgetError: a budget below the cheapest arm of a task.
-        MissingEdgeError: the recording is incomplete.
-    """
-    if not policies:
-        raise ConfigError("no policy to compare; train one first")
-    tasks = recording.split(split)
-    caps = np.sort(np.atleast_1d(np.asarray(budget_grid(recording) if budgets is None else budgets, dtype=np.float64)))
-    arms = [AlwaysArm(recording, arm.name) for arm in recording.arms]
-    strategies = _strategies(recording, tasks, seed)
-    total, done = len(policies) + len(arms) + sum(map(len, strategies.values())) + 1, 0
-
-    def play(name: str, policy: Policy, limits: npt.NDArray[np.float64]) -> EpisodeTable:
-        nonlocal done
-        if progress is not None:
-            progress(name, done, total)
-        done += 1
-        env = RoutingVectorEnv(len(tasks) * len(limits), recording, split=split, info="lean", autoreset_mode="SameStep")
-        return rollout(policy, env, np.tile(tasks, len(limits)), budget_usd=np.repeat(limits, len(tasks)), seed=seed)
-
-    open_ended = np.append(caps, np.inf)
-    learned = [play(f"policy, seed {number}", policy, caps) for number, policy in policies.items()]
-    alone = [play(f"always {arm.name}", policy, open_ended) for arm, policy in zip(recording.arms, arms, strict=True)]
-    fixed = {name: [play(name, policy, open_ended) for policy in variants] for name, variants in strategies.items()}
-    fixed |= {f"always {arm.name}": [table] for arm, table in zip(recording.arms, alone, strict=True)}
-    if progress is not None:
-        progress("oracle", total - 1, total)
-    capped = [oracle_at_cap(recording.graph, tasks, float(cap)) for cap in caps]
-    prices = np.concatenate([[0.0], np.geomspace(1e-3, 1e3, _LAMBDAS)]) / recording.cost_scale_usd
-    priced = [oracle_at_lambda(recording.graph, tasks, float(price)) for price in prices]
-    uncapped = [_outcomes([table], len(tasks)) for table in alone]
-    names = [f"policy/{number}" for number in policies] + [name for name, tables in fixed.items() for _ in tables]
-    tables = learned + [table for variants in fixed.values() for table in variants]
-    counts = np.sum([t.arm_counts for t in learned], axis=0).reshape(len(caps), len(tasks), -1).sum(axis=1)
-    return Comparison(
-        recording=recording.name,
-        content_hash=recording.content_hash,
-        split=split,
-        tasks=tasks,
-        budgets=caps,
-        policy=Sweep(
-            *(np.concatenate(part) for part in zip(*(_outcomes([t], len(tasks)) for t in learned), strict=True))
-        ),
-        arms=Sweep(*(np.concatenate([part[:, -1:] for part in side], axis=1) for side in zip(*uncapped, strict=True))),
-        fixed={name: Sweep(*_outcomes(variants, len(tasks))) for name, variants in fixed.items()},
-        oracle_cap=_sweep(capped),
-        oracle_mean=_sweep(priced),
-        oracle_hull=oracle_frontier(recording.graph, tasks),
-        violations=int(sum(table.violations.sum() for table in learned)),
-        arm_shares=counts / counts.sum(axis=1, keepdims=True),
-        action_names=recording.action_names,
-        episodes=_rows(names, tables, len(tasks)),
+def _sweep(outcomes: Mapping[int, Outcomes], points: npt.NDArray[np.int64] | None = None) -> Sweep:
+    """Outcomes of all seeds at some points of the grid, all by default."""
+    rows = slice(None) if points is None else points
+    return Sweep(
+        np.array([outcome.scores[rows] for outcome in outcomes.values()], dtype=np.float64),
+        np.array([outcome.costs[rows] for outcome in outcomes.values()]),
     )
 
 
-def _strategies(recording: Recording, tasks: npt.NDArray[Any], seed: int) -> dict[str, list[Policy]]:
-    """Each fixed strategy over its parameters.
-
-    Ladders and pairs are built from the arms on the zero router's hull of these very tasks, which flatters them.
-    """
-    graph = recording.graph
-    alone = [evaluate_choices(graph, always_arm_actions(graph, arm)) for arm in range(graph.n_arms)]
-    starts = graph.task_start[tasks]
-    points = [(float(cost[starts].mean()), float(score[starts].mean())) for score, cost in alone]
-    kept = hull(*zip(*points, strict=True))
-    ladder = [points.index(point) for point in zip(kept.costs.tolist(), kept.scores.tolist(), strict=True)]
-    pairs = list(combinations(ladder, 2)) or [(ladder[0], ladder[0])]
-    longest = int(graph.node_step.max())
-    strategies: dict[str, list[Policy]] = {
-        "random": [Random(recording, seed=seed)],
-        "first-large-k": [
-            FirstLargeK(recording, k, large=large, small=small) for small, large in pairs for k in range(1, longest)
-        ],
-        "confidence cascade": [
-            ConfidenceCascade(recording, rungs, threshold) for rungs in (ladder, *pairs) for threshold in _THRESHOLDS
-        ],
-    }
-    return {name: variants for name, variants in strategies.items() if variants}  # k needs a second call
-
-
-def _outcomes(tables: Sequence[EpisodeTable], n_tasks: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Scores and costs, float64 (1, points, tasks) each."""
-    return (
-        np.concatenate([table.score.reshape(-1, n_tasks) for table in tables])[None],
-        np.concatenate([table.cost_usd.reshape(-1, n_tasks) for table in tables])[None],
-    )
-
-
-def _sweep(points: Sequence[tuple[Any, Any]]) -> Sweep:
-    return Sweep(np.array([score for score, _ in points])[None], np.array([cost for _, cost in points])[None])
-
-
-def _rows(names: Sequence[str], tables: Sequence[EpisodeTable], n_tasks: int) -> dict[str, Any]:
-    """One row per policy, seed and budget."""
-    rows: dict[str, list[Any]] = {
-        key: [] for key in ("policy", "seed", "budget_usd", "lambda", "score", "cost_usd", "violations")
-    }
-    for name, table in zip(names, tables, strict=True):
-        policy, _, number = name.partition("/") if name.startswith("policy/") else (name, "", "")
-        for low in range(0, len(table), n_tasks):
-            part = slice(low, low + n_tasks)
-            rows["policy"].append(policy)
-            rows["seed"].append(int(number) if number else 0)
-            rows["budget_usd"].append(float(table.budget_usd[low]))
-            rows["lambda"].append(float(table.lambda_[low]))
-            rows["score"].append(float(table.score[part].mean()))
-            rows["cost_usd"].append(float(table.cost_usd[part].mean()))
-            rows["violations"].append(int(table.violations[part].sum()))
-    return rows
-
-
-def _interval(interval: Interval) -> dict[str, Any]:
-    return asdict(interval) | {"excludes_zero": interval.excludes_zero}
+def _finite(value: float) -> float | None:
+    """JSON knows no infinity."""
+    return float(value) if np.isfinite(value) else None

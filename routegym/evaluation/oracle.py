@@ -334,11 +334,10 @@ _Chunk = tuple[_Ints, _Floats, _Floats]
 class _Glance:
     """What can be said of (node, spent) pairs without following them."""
 
-    score: _Floats  # upper bound, exact unless open
-    cost: _Floats  # lower bound at that score and exact unless open; where lost, that of ending without a cap
-    paid: _Floats  # cost to go where nothing is pending, else 0
-    open: _Bools  # which choice is best is not known
-    pending: _Bools  # open, or lost and about to run into the cap
+    pending: _Bools  # which choice is best is not known, or no score can be won and the cap is near
+    score: _Floats  # where nothing is pending
+    cost: _Floats  # to go there, for ties; where no score can be won, that of ending without a cap
+    paid: _Floats  # to go where nothing is pending, else 0
 
 
 @dataclass(frozen=True)
@@ -356,9 +355,8 @@ class _Links:
 class _Capped:
     """The problem under a hard cap, solved forwards (which pairs are reachable) and then backwards.
 
-    Three facts keep the pairs few without changing any value. Where the best policy without a cap fits into
-    what is left, it is best. Where no score can be won any more, only the thriftiest choice counts. And a
-    choice whose best case is no better than another choice of known value need not be followed.
+    Two facts keep the pairs few without changing any value. Where the best policy without a cap fits into what is
+    left, it is best. Where no score can be won any more, only the thriftiest choice counts.
     """
 
     def __init__(self, part: _Part, budget: float) -> None:
@@ -409,11 +407,10 @@ class _Capped:
         ends = rich | (lost & (high + self.thrift_needs[nodes] <= budget))
         cost = np.where(lost, self.thrift.cost[nodes], self.free.cost[nodes])
         return _Glance(
+            pending=~(ends | broke),
             score=np.where(lost, 0.0, self.free.score[nodes]),
             cost=cost,
             paid=np.where(ends & ~broke, cost, 0.0),
-            open=~(rich | lost),
-            pending=~(ends | broke),
         )
 
     def _wait(
@@ -432,7 +429,7 @@ class _Capped:
     def _follow(
         self, nodes: _Ints, low: _Floats, high: _Floats, unsure: _Bools, waiting: dict[int, list[_Chunk]]
     ) -> _Links:
-        """The choices at the pairs of one step that may turn out best, and the pairs they lead to.
+        """The choices at the pairs of one step, and the pairs they lead to.
 
         Marks tasks in `unsure` where the ends of a merged pair disagree on what is legal.
         """
@@ -457,19 +454,16 @@ class _Capped:
         def expected(values: _Floats) -> _Floats:
             return np.bincount(choice, weight * values, n).astype(np.float64)
 
-        exact = np.bincount(choice, glance.open, n) == 0
-        keep = _may_be_best(state, expected(glance.score), expected(paid + glance.cost), exact) | lost[state]
-        later = np.flatnonzero(glance.pending & keep[choice])
-        number = np.cumsum(keep) - 1
+        later = np.flatnonzero(glance.pending)
         known = np.where(glance.pending, 0.0, 1.0)
         return _Links(
             nodes=nodes,
-            state=state[keep],
-            score=expected(known * glance.score)[keep],
-            tie_cost=expected(paid + known * glance.cost)[keep],
-            paid=expected(paid + glance.paid)[keep],
+            state=state,
+            score=expected(known * glance.score),
+            tie_cost=expected(paid + known * glance.cost),
+            paid=expected(paid + glance.paid),
             later=[
-                (step, chunk, number[choice[later[here]]], weight[later[here]])
+                (step, chunk, choice[later[here]], weight[later[here]])
                 for step, chunk, here in self._wait(waiting, following[later], low_then[later], high_then[later])
             ],
         )
@@ -494,26 +488,6 @@ class _Capped:
         order = np.lexsort((-cost, -tie_cost, score >= best[link.state] - _TIE, link.state))
         last = order[np.append(first[1:], n) - 1]
         return best, np.where(best > _TIE, tie_cost[last], self.thrift.cost[link.nodes]), cost[last]
-
-
-def _may_be_best(state: _Ints, score: _Floats, cost: _Floats, exact: _Bools) -> _Bools:
-    """Which choices to follow: all but those whose bound is no better than a choice of known value.
-
-    Args:
-        state: pair of each choice, ascending, int (p,).
-        score, cost: best case of each choice, float64 (p,).
-        exact: whether the best case is the value, bool (p,).
-    """
-    order = np.lexsort((-cost, score, exact, state))  # the best known choice of each pair stands last
-    first = np.flatnonzero(np.diff(state, prepend=-1))
-    best = order[np.append(first[1:], len(state)) - 1]
-    pair = np.cumsum(np.diff(state, prepend=-1) != 0) - 1
-    rival_score = np.where(exact[best], score[best], -np.inf)[pair]
-    rival_cost = np.where(exact[best], cost[best], np.inf)[pair]
-    cheaper = (score > rival_score - _TIE) & (cost < rival_cost * (1 - _TIE))
-    keep: _Bools = (score > rival_score + _TIE) | cheaper
-    keep[best] = True
-    return keep
 
 
 def _merge(

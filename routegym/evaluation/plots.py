@@ -1,37 +1,44 @@
-"""The cost-accuracy picture."""
+"""The pictures: cost against score, and who is called when."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from routegym.errors import ConfigError, MissingExtraError
+from routegym.evaluation.collapse import DIFFICULTIES
+from routegym.evaluation.shares import REMAINING_EDGES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-__all__ = ["Curve", "frontier_figure"]
+    from routegym.evaluation.shares import CallShares
+
+__all__ = ["Curve", "Kind", "frontier_figure", "shares_figure"]
 
 _Floats = npt.NDArray[np.float64]
 
-# Colours of Okabe and Ito (2008), distinct also for colour-blind readers; references are black and grey.
-_POLICY = ("#0072B2", "#D55E00", "#009E73")
-_FIXED = ("#CC79A7", "#E69F00", "#009E73", "#56B4E9", "#8C6D31", "#D55E00")
-_FIXED_DASHES: tuple[Any, ...] = (
-    "-",
-    (0, (5, 1.5)),
-    (0, (1, 1.2)),
-    (0, (5, 1.5, 1, 1.5)),
-    (0, (3, 1, 1, 1, 1, 1)),
-    (0, (8, 2)),
-)
+# Colours that colour-blind readers can tell apart: those of Okabe and Ito (2008) for bold lines, those of Tol's muted
+# scheme (2021) for thin ones; references are black and grey.
+_BOLD = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_BOLD_MARKERS = "os^vPX"
+_THIN = ("#882255", "#117733", "#332288", "#999933", "#AA4499", "#44AA99", "#CC6677", "#88CCEE", "#DDCC77")
+_THIN_MARKERS = "s^ovp<>h"
+_THIN_DASHES: tuple[Any, ...] = ((0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
 _ORACLE_DASHES: tuple[Any, ...] = ("-", (0, (1, 1.5)), (0, (6, 2)))
+
+Kind = Literal["policy", "fixed", "arm", "zero", "bound", "oracle"]
+
+#: Kinds in the order of the legend.
+_KINDS: tuple[Kind, ...] = ("oracle", "bound", "policy", "fixed", "zero", "arm")
 
 
 @dataclass(frozen=True)
@@ -44,8 +51,8 @@ class Curve:
     """Mean cost in USD of each point, (p,); one point for an arm."""
     scores: npt.ArrayLike
     """Mean score of each point, (p,)."""
-    kind: Literal["policy", "fixed", "arm", "zero", "oracle"] = "policy"
-    """What it is, which decides how it is drawn."""
+    kind: Kind = "policy"
+    """What it is, which decides how it is drawn: ``bound`` is the attainable bound, ``zero`` the zero router."""
     low: npt.ArrayLike | None = None
     """Lower end of the 95 % interval of the scores, (p,)."""
     high: npt.ArrayLike | None = None
@@ -53,38 +60,34 @@ class Curve:
 
 
 def frontier_figure(curves: Sequence[Curve], title: str = "") -> Figure:
-    """Mean score against mean cost: policies with 95 % bands, fixed strategies, arms, zero router, oracles.
+    """Mean score against mean cost: policies with 95 % bands, fixed strategies, arms, zero router, bound, oracles.
 
     Points are joined by straight lines in cost, which is what mixing two of them achieves (such lines bend
-    where the cost axis is logarithmic, as it is for arms whose costs differ by more than a factor of 8). The
-    figure belongs to no window; save it with ``figure.savefig(path)``, 800 x 560 pixels at the default
-    resolution.
+    on a logarithmic axis, which is used when the arms span more than a factor 8). The first six policies are bold with
+    bands, further ones thin like fixed strategies. The figure belongs to no window; save it with
+    ``figure.savefig(path)``, 1000 x 560 pixels at the default resolution.
 
     Args:
-        curves: what to draw.
+        curves: what to draw; up to about a dozen policies and fixed strategies stay readable.
         title: heading.
 
     Raises:
         ConfigError: no curves.
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import LogLocator, NullLocator
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "plots") from error
+    figure_class = _figure_class()
+    from matplotlib.ticker import LogLocator, NullLocator
+
     if not curves:
         raise ConfigError("frontier_figure was given no curves; expected at least one")
-    figure = Figure(figsize=(8, 5.6), dpi=100, layout="constrained")
+    figure = figure_class(figsize=(10, 5.6), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     arms = np.concatenate([_points(curve)[0] for curve in curves if curve.kind == "arm"] or [np.empty(0)])
     costs = np.concatenate([_points(curve)[0] for curve in curves])
     scale, unit = _unit(float(costs.max()))
     logarithmic = bool(len(arms)) and arms.min() > 0 and arms.max() > 8 * arms.min()
-    counts = dict.fromkeys(("policy", "fixed", "arm", "zero", "oracle"), 0)
-    for curve in curves:
-        _draw(axes, curve, counts[curve.kind], scale, logarithmic)
-        counts[curve.kind] += 1
+    for curve, style in _styled(curves):
+        _draw(axes, curve, style, scale, logarithmic)
 
     if logarithmic:
         axes.set_xscale("log")
@@ -98,10 +101,135 @@ def frontier_figure(curves: Sequence[Curve], title: str = "") -> Figure:
     axes.grid(color="0.92", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*_legend(axes), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(*_legend(axes), loc="outside right upper", frameon=False, fontsize=9, handlelength=3.2)
     figure.draw_without_rendering()
     _label_arms(axes, [curve for curve in curves if curve.kind == "arm"], scale)
     return figure
+
+
+def shares_figure(shares: Mapping[str, CallShares], title: str = "") -> Figure:
+    """Who is called when: the share of each action by difficulty of the task and by remaining budget.
+
+    One row per policy. Arms go from cheap (light) to dear (dark), control actions are grey. The number of calls stands
+    above each bar; bars of fewer than 20 calls are hatched, and groups in which nobody made a call are left out. Save
+    with ``figure.savefig(path)``.
+
+    Args:
+        shares: from `call_shares`, by name of the policy, all over the same actions.
+        title: heading.
+
+    Raises:
+        ConfigError: no policy, or policies over other actions.
+        MissingExtraError: matplotlib is not installed.
+    """
+    figure_class = _figure_class()
+    from matplotlib.patches import Patch
+
+    actions = {(found.actions, found.n_arms) for found in shares.values()}
+    if len(actions) != 1:
+        raise ConfigError(
+            f"shares_figure was given {len(shares)} policies over {len(actions)} sets of actions; "
+            "expected at least one policy, all on the same recording"
+        )
+    names, n_arms = actions.pop()
+    colors = _arm_colors(n_arms, len(names) - n_arms)
+    levels = np.array([found.by_difficulty for found in shares.values()])  # (policies, groups, actions)
+    bins = np.array([found.by_remaining for found in shares.values()])
+    panels = []
+    for calls, labels in ((levels, DIFFICULTIES), (bins, _remaining_labels())):
+        used = np.flatnonzero(calls.any(axis=(0, 2)))
+        panels.append((calls[:, used], [labels[group] for group in used]))
+    figure = figure_class(figsize=(10, 1.1 + 2.1 * len(shares)), dpi=100, layout="constrained")
+    widths = [len(labels) for _, labels in panels]
+    grid = figure.subplots(len(shares), 2, sharex="col", sharey=True, squeeze=False, width_ratios=widths)
+    for column, (calls, labels) in enumerate(panels):
+        for row, name in enumerate(shares):
+            _stack(grid[row, column], calls[row], labels, colors)
+            grid[row, 0].set_ylabel(name)
+    grid[-1, 0].set_xlabel("difficulty of the task")
+    grid[-1, 1].set_xlabel("remaining budget at the decision / cost scale")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    handles = [Patch(color=color, label=label) for color, label in zip(colors, names, strict=True)]
+    figure.legend(handles=handles[::-1], loc="outside right upper", frameon=False, fontsize=9)
+    return figure
+
+
+def _stack(axes: Axes, calls: npt.NDArray[np.int64], ticks: Sequence[str], colors: Sequence[Any]) -> None:
+    """One bar per row of `calls` (bars, actions)."""
+    made = calls.sum(axis=1)
+    share = calls / np.maximum(made, 1)[:, None]
+    place = np.arange(len(made))
+    base = np.zeros(len(made))
+    for action, color in enumerate(colors):
+        bars = axes.bar(place, share[:, action], 0.86, base, color=color, edgecolor="white", linewidth=0.6)
+        for bar, few in zip(bars, made < 20, strict=True):
+            bar.set_hatch("////" if few else None)
+        base += share[:, action]
+    for x, count in zip(place.tolist(), made.tolist(), strict=True):
+        axes.annotate(_count(count), (x, 1), (0, 2), textcoords="offset points", ha="center", fontsize=7.5, color="0.3")
+    axes.set_xticks(place, ticks, fontsize=8.5)
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 0.5, 1], ["0 %", "50 %", "100 %"], fontsize=8.5)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(length=0)
+
+
+def _count(calls: int) -> str:
+    return f"{calls}" if calls < 1000 else f"{calls / 1000:.1f}k" if calls < 100_000 else f"{calls / 1000:.0f}k"
+
+
+def _remaining_labels() -> list[str]:
+    ends = [f"{Fraction(edge)}" for edge in REMAINING_EDGES]
+    between = [f"{low}\N{EN DASH}\n{high}" for low, high in pairwise(ends)]
+    return [f"< {ends[0]}", *between, f"\N{GREATER-THAN OR EQUAL TO} {ends[-1]}"]
+
+
+def _arm_colors(n_arms: int, n_controls: int) -> list[Any]:
+    """Light to dark for arms from cheap to dear, greys for control actions."""
+    from matplotlib import colormaps
+
+    arms = colormaps["viridis_r"](np.linspace(0.04, 0.96, n_arms))
+    return [*arms, *(str(grey) for grey in np.linspace(0.75, 0.45, n_controls))]
+
+
+def _figure_class() -> type[Figure]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "plots") from error
+    return Figure
+
+
+def _styled(curves: Sequence[Curve]) -> Iterator[tuple[Curve, dict[str, Any]]]:
+    """The curves in the order of the legend, each with how it looks."""
+    bold = thin = oracles = 0
+    for curve in sorted(curves, key=lambda curve: _KINDS.index(curve.kind)):
+        style: dict[str, Any]
+        if curve.kind == "policy" and bold < len(_BOLD):
+            style = {"color": _BOLD[bold], "marker": _BOLD_MARKERS[bold], "linewidth": 2.2, "zorder": 6}
+            bold += 1
+        elif curve.kind in ("policy", "fixed"):
+            curve = replace(curve, low=None, high=None)
+            style = {
+                "color": _THIN[thin % len(_THIN)],
+                "marker": _THIN_MARKERS[thin % len(_THIN_MARKERS)],
+                "linestyle": _THIN_DASHES[thin % len(_THIN_DASHES)],
+                "linewidth": 1.2,
+                "markerfacecolor": "white",
+                "zorder": 4,
+            }
+            thin += 1
+        elif curve.kind == "oracle":
+            style = {"color": "0.62", "linewidth": 1.8, "linestyle": _ORACLE_DASHES[oracles % len(_ORACLE_DASHES)]}
+            oracles += 1
+        elif curve.kind == "bound":
+            style = {"color": "black", "linewidth": 1.8, "linestyle": (0, (6, 1.5, 1, 1.5, 1, 1.5)), "zorder": 5}
+        elif curve.kind == "zero":
+            style = {"color": "black", "linewidth": 1.6, "linestyle": (0, (4, 2)), "zorder": 5}
+        else:
+            curve = replace(curve, label="single arms")
+            style = {"color": "black", "marker": "D", "linestyle": "none", "zorder": 7}
+        yield curve, style
 
 
 def _points(curve: Curve) -> tuple[_Floats, _Floats]:
@@ -115,39 +243,20 @@ def _unit(largest: float) -> tuple[float, str]:
     return 1e-9, "10$^{-9}$ USD"
 
 
-def _draw(axes: Axes, curve: Curve, number: int, scale: float, logarithmic: bool) -> None:
+def _draw(axes: Axes, curve: Curve, style: dict[str, Any], scale: float, logarithmic: bool) -> None:
     costs, scores = _points(curve)
     order = np.argsort(costs, kind="stable")
     costs, scores = costs[order] / scale, scores[order]
-    if curve.kind == "arm":
-        axes.plot(costs, scores, "D", color="black", markersize=5, zorder=5, label="single arms")
-        return
     # Straight in cost also on a logarithmic axis, so draw each segment through many points.
     dense = costs
     if logarithmic and costs[-1] > costs[0]:
         inner = np.geomspace(max(costs[0], costs[-1] * 1e-4), costs[-1], 400)
         dense = np.unique(np.concatenate([costs, inner]))
-    line = np.interp(dense, costs, scores)
-    style: dict[str, Any] = {"label": curve.label}
-    if curve.kind == "policy":
-        color = _POLICY[number % len(_POLICY)]
-        style |= {"color": color, "linewidth": 2.4, "zorder": 6}
-        axes.plot(costs, scores, "o", color=color, markersize=5, zorder=7)
-        if curve.low is not None and curve.high is not None:
-            low, high = (np.asarray(end, float)[order] for end in (curve.low, curve.high))
-            low, high = np.interp(dense, costs, low), np.interp(dense, costs, high)
-            axes.fill_between(dense, low, high, color=color, alpha=0.2, linewidth=0, zorder=2)
-    elif curve.kind == "zero":
-        style |= {"color": "black", "linewidth": 1.6, "linestyle": (0, (4, 2)), "zorder": 4}
-    elif curve.kind == "oracle":
-        dashes = _ORACLE_DASHES[number % len(_ORACLE_DASHES)]
-        style |= {"color": "0.55", "linewidth": 1.8, "linestyle": dashes, "zorder": 3}
-    else:
-        dashes = _FIXED_DASHES[number % len(_FIXED_DASHES)]
-        style |= {"color": _FIXED[number % len(_FIXED)], "linewidth": 1.3, "linestyle": dashes, "zorder": 3}
-        if len(costs) == 1:
-            style |= {"marker": "s", "markersize": 4}
-    axes.plot(dense, line, **style)
+    marked = np.flatnonzero(np.isin(dense, costs)).tolist()
+    axes.plot(dense, np.interp(dense, costs, scores), label=curve.label, markersize=5, markevery=marked, **style)
+    if curve.low is not None and curve.high is not None:
+        low, high = (np.interp(dense, costs, np.asarray(end, float)[order]) for end in (curve.low, curve.high))
+        axes.fill_between(dense, low, high, color=style["color"], alpha=0.16, linewidth=0, zorder=2)
 
 
 def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
@@ -158,6 +267,7 @@ def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
 
 def _label_arms(axes: Axes, arms: Sequence[Curve], scale: float) -> None:
     """Name each arm near its marker, where the name covers no other name and as little else as may be."""
+    from matplotlib.patheffects import withStroke
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
@@ -178,6 +288,7 @@ def _label_arms(axes: Axes, arms: Sequence[Curve], scale: float) -> None:
             arrowprops={"arrowstyle": "-", "color": "0.35", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3},
         )
         text.set_in_layout(False)
+        text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
         size = np.array(Text.get_window_extent(text).size)
         # The name stands to the side of the spot that is away from the marker.
         low = axes.transData.transform(point) + spots * axes.figure.dpi / 72 + (np.sign(spots) - 1) / 2 * size
@@ -204,5 +315,6 @@ def _pixels(axes: Axes, line: Line2D) -> _Floats:
     dots: _Floats = np.column_stack([np.interp(fine, along, corners[:, k]) for k in (0, 1)])
     if line.get_marker() not in ("None", None, ""):
         around = np.array([(dx, dy) for dx in (-4, -2, 0, 2, 4) for dy in (-4, -2, 0, 2, 4)])
-        dots = (corners[:, None] + around).reshape(-1, 2)
+        marked: Any = line.get_markevery()
+        dots = np.concatenate([dots, (corners[marked, None] + around).reshape(-1, 2)])
     return dots

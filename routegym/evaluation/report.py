@@ -1,72 +1,192 @@
-"""The results of an evaluation as tables for the terminal."""
+"""The results of a comparison as tables, for the terminal and in Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rich.table import Table
+from rich.table import Table as RichTable
 
-__all__ = ["budget_table", "evaluation_table"]
+__all__ = ["Table", "arm_table", "budget_table", "comparison_table", "decision_table", "results_page"]
 
 
-def evaluation_table(metrics: Mapping[str, Any]) -> Table:
-    """Strategies by AIQ, with the lead of the policy over each.
+@dataclass(frozen=True)
+class Table:
+    """A table of texts."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    notes: tuple[str, ...] = ()
+    strong: frozenset[str] = frozenset()
+    """First cells of the rows to set off."""
+
+    def rich(self, columns: int | None = None) -> RichTable:
+        """For the terminal; the first so many columns, or all."""
+        table = RichTable(title=self.title, caption="\n".join(self.notes), caption_justify="left", title_justify="left")
+        for number, name in enumerate(self.header[:columns]):
+            table.add_column(name.replace("/", "/ "), justify="right" if number else "left", no_wrap=not number)
+        for row in self.rows:
+            table.add_row(*row[:columns], style="bold" if row[0] in self.strong else "")
+        return table
+
+    def markdown(self) -> str:
+        """For a page."""
+        lines = [f"| {' | '.join(self.header)} |", f"| --- |{' ---: |' * (len(self.header) - 1)}"]
+        for row in self.rows:
+            cells = [f"**{cell}**" if row[0] in self.strong and cell else cell for cell in row]
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join([*lines, "", *(f"{note}  " for note in self.notes)]).rstrip() + "\n"
+
+
+def comparison_table(metrics: Mapping[str, Any]) -> Table:
+    """Competitors and references by AIQ.
 
     Args:
         metrics: from `Comparison.metrics`, or read back from ``metrics.json``.
     """
     low, high = metrics["cost_range_usd"]
-    gap = metrics["oracle_gap_closed"]
-    table = Table(
-        title=f"{metrics['recording']}, {metrics['tasks']} {metrics['split']} tasks, "
-        f"{_count(metrics['seeds'], 'training seed')}",
-        caption=(
-            f"AIQ: mean score over mean costs of {low:.3g} to {high:.3g} USD\n"
-            "brackets: 95 % paired bootstrap over tasks and seeds; *: without 0\n"
-            f"gap from zero router to oracle closed: {gap['estimate']:.1%} "
-            f"[{gap['low']:.1%}, {gap['high']:.1%}]\n"
-            f"episodes above their budget: {metrics['policy']['violations']}"
+    policies: Mapping[str, Any] = metrics["policies"]
+    bounded = metrics["attainable"] is not None
+    rows = []
+    for name, found in policies.items():
+        rival = found["over_best_baseline"]
+        cells = [name, f"{found['aiq']:.4f}", _signed(found["over_zero_router"])]
+        if bounded:
+            cells.append(_percent(found["gap_closed_attainable"]))
+        cells += [_percent(found["gap_closed_oracle"]), "" if rival is None else _signed(rival)]
+        cells += ["" if found["qnc"] is None else f"{found['qnc']:.2f}", str(found["violations"])]
+        cells += [str(found["seeds"]), "" if found["cpu_seconds"] is None else f"{found['cpu_seconds']:.1f}"]
+        rows.append((found["aiq"], tuple(cells)))
+    blank = ("",) * (7 + bounded)
+    rows.append((metrics["oracle"]["aiq"], ("oracle (clairvoyant)", f"{metrics['oracle']['aiq']:.4f}", *blank)))
+    if bounded:
+        rows.append((metrics["attainable"]["aiq"], ("attainable bound", f"{metrics['attainable']['aiq']:.4f}", *blank)))
+    rows.append((metrics["zero_router"]["aiq"], ("zero router", f"{metrics['zero_router']['aiq']:.4f}", *blank)))
+    header = ("policy", "AIQ", "over zero router", *(("gap to bound closed",) if bounded else ()))
+    header += ("gap to oracle closed", "over best baseline", "QNC", "violations", "seeds", "CPU s to fit")
+    return Table(
+        title=f"{metrics['recording']}, {metrics['tasks']} {metrics['split']} tasks",
+        header=header,
+        rows=[row for _, row in sorted(rows, key=lambda pair: -pair[0])],
+        notes=(
+            f"AIQ: mean score over mean costs of {low:.3g} to {high:.3g} USD per task.",
+            "Brackets: 95 % paired bootstrap over tasks and seeds, not adjusted for their number; * excludes 0.",
+            f"Best baseline: {metrics['best_baseline'] or 'none'}. QNC: cost of the best single arm's score over that "
+            "arm's cost. Violations: episodes above their hard budget.",
         ),
-        caption_justify="left",
-        min_width=72,
+        strong=frozenset(name for name, found in policies.items() if found["learned"]),
     )
-    table.add_column("strategy")
-    table.add_column("AIQ", justify="right")
-    table.add_column("policy ahead by", justify="right")
-    rows = [("policy", metrics["policy"]["aiq"], "", "bold"), ("oracle", metrics["oracle"]["aiq"], "", "dim")]
-    for name, rival in metrics["against"].items():
-        lead = rival["difference"]
-        mark = "*" if lead["excludes_zero"] else " "
-        text = f"{lead['estimate']:+.4f} [{lead['low']:+.4f}, {lead['high']:+.4f}]{mark}"
-        rows.append((name, rival["aiq"], text, ""))
-    for name, value, text, style in sorted(rows, key=lambda row: -row[1]):
-        table.add_row(name, f"{value:.4f}", text, style=style)
-    return table
 
 
 def budget_table(metrics: Mapping[str, Any]) -> Table:
-    """The policy at each hard budget beside the oracle, and the action it takes most.
+    """Mean score of every competitor under each hard budget (price 0), beside the oracle under the same budget.
 
     Args:
         metrics: from `Comparison.metrics`, or read back from ``metrics.json``.
     """
-    table = Table(title="policy by budget", caption="oracle: the clairvoyant optimum under the same budget")
-    for name in ("budget USD", "mean cost USD", "score", "oracle score", "oracle cost USD"):
-        table.add_column(name, justify="right")
-    table.add_column("most used")
-    for point in metrics["policy"]["budgets"]:
-        name, share = max(point["shares"].items(), key=lambda item: item[1])
-        table.add_row(
-            f"{point['budget_usd']:.3g}",
-            f"{point['cost_usd']:.3g}",
-            f"{point['score']:.3f}",
-            f"{point['oracle_score']:.3f}",
-            f"{point['oracle_cost_usd']:.3g}",
-            f"{name} ({share:.0%})",
+    header = ("policy", *(f"{budget:.2e}" for budget in metrics["budgets_usd"]))
+    policies: Mapping[str, Any] = metrics["policies"]
+    rows = [("oracle", *(f"{point['score']:.3f}" for point in metrics["oracle"]["budgets"]))]
+    for name, found in sorted(policies.items(), key=lambda item: -item[1]["aiq"]):
+        rows.append((name, *(f"{point['score']:.3f}" for point in found["budgets"])))
+    points = [point for found in policies.values() for point in found["budgets"]]
+    widest = max((point["score_high"] - point["score_low"]) / 2 for point in points)
+    return Table(
+        title="score under a hard budget (USD per task)",
+        header=header,
+        rows=rows,
+        notes=(f"95 % intervals over tasks and seeds are at most +-{widest:.3f}.",),
+        strong=frozenset(name for name, found in policies.items() if found["learned"]),
+    )
+
+
+def arm_table(metrics: Mapping[str, Any], name: str) -> Table:
+    """What one competitor calls under each hard budget.
+
+    Args:
+        metrics: from `Comparison.metrics`, or read back from ``metrics.json``.
+        name: of the competitor.
+    """
+    points = metrics["policies"][name]["budgets"]
+    return Table(
+        title=f"share of the calls of {name} by hard budget",
+        header=("budget USD", "mean cost USD", "score", "oracle's score", *points[0]["shares"]),
+        rows=[
+            (
+                f"{point['budget_usd']:.2e}",
+                f"{point['cost_usd']:.2e}",
+                f"{point['score']:.3f}",
+                f"{best['score']:.3f}",
+                *(f"{share:.0%}" for share in point["shares"].values()),
+            )
+            for point, best in zip(points, metrics["oracle"]["budgets"], strict=True)
+        ],
+    )
+
+
+def _signed(interval: Mapping[str, Any]) -> str:
+    mark = "*" if interval["excludes_zero"] else ""
+    return f"{interval['estimate']:+.3f} [{interval['low']:+.3f}, {interval['high']:+.3f}]{mark}"
+
+
+def _percent(interval: Mapping[str, Any]) -> str:
+    return f"{interval['estimate']:.0%} [{interval['low']:.0%}, {interval['high']:.0%}]"
+
+
+def results_page(metrics: Mapping[str, Any]) -> str:
+    """All tables of a bench as a Markdown page, with what was run where.
+
+    Args:
+        metrics: what `routegym bench` wrote to ``metrics.json``.
+    """
+    made = metrics["made"]
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    parts = [
+        f"`{made['command']}`: recording `{metrics['recording']}` (content hash `{metrics['content_hash'][:12]}`), "
+        f"{metrics['tasks']} {metrics['split']} tasks, training seeds {made['seeds']} (rules and success "
+        f"predictors are fitted once). {made['machine']}; {versions}.",
+        comparison_table(metrics).markdown(),
+        "Score under a hard budget (USD per task), price 0:",
+        budget_table(metrics).markdown(),
+        "What a decision costs the router itself, and how its calls spread at the middle budget:",
+        decision_table(metrics).markdown(),
+    ]
+    return "\n\n".join(part.rstrip() for part in parts) + "\n"
+
+
+def decision_table(metrics: Mapping[str, Any]) -> Table:
+    """Seconds per decision, and whether a competitor has collapsed to one arm."""
+    middle = len(metrics["budgets_usd"]) // 2
+    rows = []
+    for name, found in sorted(metrics["policies"].items(), key=lambda item: -item[1]["aiq"]):
+        time, point = metrics["latency"].get(name), found["budgets"][middle]
+        cells = (
+            ("", "", "")
+            if time is None
+            else (f"{time['p50_s'] * 1e3:.3f}", f"{time['p99_s'] * 1e3:.3f}", f"{time['throughput_per_s']:,.0f}")
         )
-    return table
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+        share, entropy = f"{point['largest_share']:.0%}", f"{point['selection_entropy']:.2f}"
+        rows.append((name, *cells, share, entropy, f"{point['collapse_index']:.2f}", f"{point['regret']:.3f}"))
+    return Table(
+        title="decisions",
+        header=(
+            "policy",
+            "ms, p50",
+            "ms, p99",
+            "decisions/s in batches",
+            "largest arm share",
+            "selection entropy",
+            "collapse index",
+            "regret",
+        ),
+        rows=rows,
+        notes=(
+            "One decision at a time, one thread; batches of 1,024.",
+            f"The rest under a hard budget of {metrics['budgets_usd'][middle]:.2e} USD: share of the most used arm; "
+            "entropy of the choice (0 one arm, 1 all alike);",
+            "share of episodes that some arm alone would have played better or as well for less; score lost to the "
+            "clairvoyant optimum under that budget.",
+        ),
+    )

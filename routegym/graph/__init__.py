@@ -3,6 +3,7 @@
 from routegym.graph.graph import OPEN, TERMINATED, TRUNCATED, TransitionGraph, edge_dtype
 from routegym.graph.growth import Expander, explore, start_recording
 from routegym.graph.recording import SCHEMA_VERSION, Recording, Texts
+from routegym.graph.subset import keep_arms, vary_arms
 from routegym.graph.values import always_arm_actions, evaluate_choices
 from routegym.graph.workflow import Situation, Workflow
 
@@ -21,5 +22,7 @@ __all__ = [
     "edge_dtype",
     "evaluate_choices",
     "explore",
+    "keep_arms",
     "start_recording",
+    "vary_arms",
 ]

@@ -39,7 +39,7 @@ class RunConfig(BaseModel):
     budget_usd: Literal["sampled"] | float | tuple[float, float] | None
     """Hard cap of the training episodes."""
     lambda_: float | tuple[float, float]
-    """Price of cost in the training reward."""
+    """Price of cost in the training reward; a range is drawn from."""
     threads: int
     """Threads of torch; another number gives other rounding and so other weights."""
     versions: dict[str, str]
@@ -109,6 +109,19 @@ class Run:
         """Add a line to ``metrics.jsonl``."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
+
+    def tidy_metrics(self) -> None:
+        """Keep the last line of each (seed, step): those that a resumed training wrote again stand there twice."""
+        path = self.path / "metrics.jsonl"
+        if not path.is_file():
+            return
+        kept: dict[tuple[Any, Any], str] = {}
+        for line in path.read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            kept[record.get("seed"), record.get("step")] = line
+        draft = self.path / ".metrics.jsonl.draft"
+        draft.write_text("".join(f"{line}\n" for line in kept.values()), encoding="utf-8")
+        os.replace(draft, path)
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file, all of it or nothing."""

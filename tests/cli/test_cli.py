@@ -9,10 +9,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from safetensors.numpy import load_file, save_file
 
 from routegym.cli.main import main
 from routegym.graph.recording import Recording
-from routegym.policies.network import load_networks
+from routegym.policies.storage import load_policies, save_policies
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -63,20 +64,23 @@ def test_results_have_a_row_for_every_policy_seed_and_budget(trained: Path) -> N
     ]
     rows = table.to_pylist()
     metrics = json.loads((trained / "metrics.json").read_text())
-    learned = [row for row in rows if row["policy"] == "policy"]
-    assert len(learned) == 2 * len(metrics["policy"]["budgets"]) == 20
+    learned = [row for row in rows if row["policy"] == "maskable_ppo"]
+    caps, prices = metrics["budgets_usd"], metrics["lambdas"]
+    assert len(learned) == 2 * (len(caps) + 1) * len(prices)  # no cap is played as well
     assert all(row["violations"] == 0 for row in rows)
     assert all(row["cost_usd"] <= row["budget_usd"] for row in rows)
-    point = metrics["policy"]["budgets"][3]
-    same = [row["score"] for row in learned if row["budget_usd"] == point["budget_usd"]]
-    assert sum(same) / 2 == pytest.approx(point["score"])
+    point = metrics["policies"]["maskable_ppo"]["budgets"][3]
+    same = [row for row in learned if row["budget_usd"] == point["budget_usd"] and row["lambda"] == min(prices)]
+    assert sum(row["score"] for row in same) / 2 == pytest.approx(point["score"])
 
 
 def test_the_oracle_is_never_beaten(trained: Path) -> None:
     metrics = json.loads((trained / "metrics.json").read_text())
-    for point in metrics["policy"]["budgets"]:
-        assert point["score"] <= point["oracle_score"] + 1e-12
-    assert all(rival["aiq"] <= metrics["oracle"]["aiq"] + 1e-12 for rival in metrics["against"].values())
+    for found in metrics["policies"].values():
+        assert found["aiq"] <= metrics["oracle"]["aiq"] + 1e-12
+        for point, best in zip(found["budgets"], metrics["oracle"]["budgets"], strict=True):
+            assert point["score"] <= best["score"] + 1e-12
+            assert point["regret"] == pytest.approx(best["score"] - point["score"])
 
 
 def test_evaluate_gives_the_same_numbers_again_elsewhere(
@@ -124,8 +128,8 @@ def test_every_family_can_be_trained_and_compared(
         ]
     )
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert metrics["policy"]["violations"] == 0
-    assert metrics["policy"]["aiq"] <= metrics["oracle"]["aiq"] + 1e-12
+    assert metrics["policies"]["maskable_ppo"]["violations"] == 0
+    assert metrics["policies"]["maskable_ppo"]["aiq"] <= metrics["oracle"]["aiq"] + 1e-12
 
 
 def test_training_goes_on_where_it_stopped(trained: Path, recording: Path, tmp_path: Path) -> None:
@@ -143,9 +147,8 @@ def test_training_goes_on_where_it_stopped(trained: Path, recording: Path, tmp_p
     main([*arguments, "--seeds", "2"])
     whole = (run / "policy.safetensors").read_bytes()
     assert whole == (trained / "policy.safetensors").read_bytes()  # same seeds, same weights
-    from routegym.policies.network import save_networks
-
-    save_networks(run, {0: load_networks(run)[0]})  # as if seed 1 had been interrupted
+    opened = Recording.load(recording)
+    save_policies(run, opened, {0: load_policies(run, opened)[0]})  # type: ignore[dict-item] # as if seed 1 had been interrupted
     main([*arguments, "--seeds", "2"])
     assert (run / "policy.safetensors").read_bytes() == whole
 
@@ -158,7 +161,16 @@ def test_training_goes_on_where_it_stopped(trained: Path, recording: Path, tmp_p
         (["train", "--steps", "-5"], ["steps", "-5"]),
         (["train", "--recording", "/nowhere"], ["/nowhere", "shipped recording"]),
         (["train", "--budget-usd", "-1", "1"], ["budget_usd", "-1"]),
-        (["train", "--lambda", "nan"], ["lambda_", "nan"]),
+        (["train", "--lambda", "nan", "1"], ["lambda_", "nan"]),
+        (["train", "--algo", "maskable_pp"], ["maskable_pp", "did you mean 'maskable_ppo'"]),
+        (["train", "--algo", "nowhere:Router"], ["nowhere", "spelling"]),
+        (["train", "--set", "batch_size=7"], ["batch_size = 7", "divisor"]),
+        (["train", "--set", "batchsize=7"], ["batchsize", "batch_size"]),
+        (["train", "--set", "batch_size"], ["name=value"]),
+        (["train", "--set", "network=transformer"], ["transformer", "mlp"]),
+        (["bench", "--policies", "random", "knm"], ["knm", "did you mean 'knn'"]),
+        (["bench", "--seeds", "0"], ["seeds = 0"]),
+        (["bench", "--budgets", "1e-12"], ["1e-12", "cheapest arm"]),
         (["evaluate", "/nowhere"], ["/nowhere", "routegym train"]),
         (["enjoy", "/nowhere"], ["/nowhere", "routegym train"]),
     ],
@@ -170,7 +182,7 @@ def test_mistakes_are_one_line(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if arguments[0] == "train":
+    if arguments[0] in ("train", "bench"):
         arguments = [*arguments, "--out", str(tmp_path / "run")]
         if "--recording" not in arguments:
             arguments += ["--recording", str(recording)]
@@ -186,13 +198,11 @@ def damage_truncate(run: Path) -> str:
 
 
 def damage_weights(run: Path) -> str:
-    from routegym.policies.network import save_networks
-
-    networks = load_networks(run)
-    with __import__("torch").no_grad():
-        next(networks[0].parameters()).fill_(float("nan"))
-    save_networks(run, networks)
-    return "not finite"
+    path = run / "policy.safetensors"
+    arrays = load_file(path)
+    next(iter(arrays.values()))[:] = float("nan")
+    save_file(arrays, path)
+    return "NaN"
 
 
 def damage_json(run: Path) -> str:
@@ -214,9 +224,16 @@ def damage_columns(run: Path) -> str:
 
 def damage_widths(run: Path) -> str:
     meta = json.loads((run / "policy.json").read_text())
-    meta["hidden"] = [7, 7]
+    meta["policies"]["0"]["hidden"] = [7, 7]
     (run / "policy.json").write_text(json.dumps(meta))
     return "does not fit policy.json"
+
+
+def damage_kind(run: Path) -> str:
+    meta = json.loads((run / "policy.json").read_text())
+    meta["policies"]["0"]["kind"] = "os:system"
+    (run / "policy.json").write_text(json.dumps(meta))
+    return "'os:system' is not known"
 
 
 def damage_config(run: Path) -> str:
@@ -250,6 +267,7 @@ def damage_hash(run: Path) -> str:
         damage_missing,
         damage_columns,
         damage_widths,
+        damage_kind,
         damage_config,
         damage_yaml,
         damage_tag,

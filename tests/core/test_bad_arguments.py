@@ -25,7 +25,7 @@ def recording() -> Recording:
 
 
 ARGUMENTS: list[tuple[dict[str, Any], type[RoutegymError], str]] = [
-    ({"observation": "pixels"}, ConfigError, r"observation = 'pixels'; expected one of \('flat', 'dict', 'index'\)"),
+    ({"observation": "pixels"}, ConfigError, r"observation = 'pixels'; expected .*'flat', 'dict', 'index', 'text'"),
     ({"info": "none"}, ConfigError, r"info = 'none'; expected one of"),
     ({"render_mode": "3d"}, ConfigError, r"render_mode = '3d'; expected one of"),
     ({"reward": "money"}, ConfigError, r"reward = 'money'; expected one of"),

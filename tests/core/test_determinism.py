@@ -228,3 +228,17 @@ def test_a_seed_with_a_mask_is_for_the_masked_slots(recordings: dict[str, Path])
     wanted, _ = fresh.reset(seed=8)
     assert helpers.same(after[mask], wanted[mask])
     assert helpers.same(after[~mask], before[~mask])
+
+
+def test_a_fresh_start_brings_groups_together_again(recordings: dict[str, Path]) -> None:
+    """Slots whose episodes differ in length reset themselves at different times, and then draw different tasks."""
+    env = RoutingVectorEnv(32, recordings["agent_steps"], autoreset_mode="SameStep", budget_usd="sampled")
+    env.reset(seed=3, options={"group_size": 8})
+    apart = False
+    for number in range(30):
+        _, _, _, _, info = env.step(helpers.first_legal(env.action_masks(), np.arange(32) + number))
+        apart |= any(len(set(block)) > 1 for block in info["task_id"].reshape(4, 8))
+    assert apart
+    _, info = env.reset(options={"group_size": 8})
+    for name in ("task_id", "budget_usd"):
+        assert all(len(set(block)) == 1 for block in info[name].reshape(4, 8))

@@ -18,7 +18,7 @@ from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
 import routegym
 from routegym.core import RoutingEnv, RoutingVectorEnv
 
-FORMS = ("flat", "dict", "index")
+FORMS = ("flat", "dict", "index", "text")
 BUDGETS = (None, 1e6)  # the checkers sample actions without looking at masks: nothing may be out of reach
 
 
@@ -195,6 +195,42 @@ def test_spaces_are_bounded_and_named(env_id: str, source: dict[str, Any]) -> No
     assert set(groups) == set(env.layout.groups)
     assert isinstance(env.action_space, gym.spaces.Discrete)
     assert env.action_space.n == len(env.recording.action_names)
+
+
+def test_text_observation(env_id: str, source: dict[str, Any]) -> None:
+    """The flat observation, and the prompt with the text of the situation that `info` shows."""
+    settings: dict[str, Any] = {"budget_usd": "sampled", "autoreset_mode": AutoresetMode.SAME_STEP, **source}
+    flat, text = (gym.make_vec(env_id, num_envs=7, observation=form, **settings) for form in ("flat", "text"))
+    batch = text.unwrapped
+    assert isinstance(batch, RoutingVectorEnv)
+
+    def expected(info: dict[str, Any]) -> list[str]:
+        prompts = [batch.recording.tasks.prompts[batch.recording.task_index[task]] for task in info["task_id"]]
+        return [p if p == t else f"{p}\n{t}" for p, t in zip(prompts, info["text"], strict=True)]
+
+    (plain, _), (seen, info) = flat.reset(seed=1), text.reset(seed=1)
+    finished = 0
+    for seed in range(25):
+        np.testing.assert_array_equal(seen["flat"], plain)
+        assert seen["text"].tolist() == expected(info)
+        assert seen in text.observation_space
+        actions = helpers.legal_actions(np.random.default_rng(seed), batch.action_masks())
+        (plain, *_), (seen, _, terminated, truncated, info) = flat.step(actions), text.step(actions)
+        done = terminated | truncated
+        if done.any():
+            finished += int(done.sum())
+            last = np.array(expected(info["final_info"]), dtype=object)
+            assert info["final_obs"]["text"].tolist() == np.where(done, last, "").tolist()
+    assert finished > 7
+
+
+def test_text_space_holds_what_an_expander_may_add(recordings: dict[str, Any]) -> None:
+    recording, expander = helpers.start("cascade", tasks=3)
+    recording.fix_scales()
+    env = RoutingEnv(recording, observation="text", expander=expander, split="all")
+    env.reset(seed=0)
+    for observation, *_ in (env.step(action) for action in (0, 1)):
+        assert observation in env.observation_space
 
 
 def test_docstring_is_a_specification(env_id: str) -> None:

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from routegym.core import RoutingVectorEnv
+from routegym.core.rollout import rollout
 from routegym.errors import BudgetError, MissingEdgeError, TaskError
 from routegym.evaluation.oracle import oracle_at_cap, oracle_at_lambda, oracle_frontier
-from routegym.evaluation.rollout import rollout
 from routegym.graph.graph import OPEN, TERMINATED, TransitionGraph, edge_dtype
 from routegym.policies.baselines import AlwaysArm, ConfidenceCascade, FirstLargeK, Random
 

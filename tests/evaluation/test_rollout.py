@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from routegym.core import RoutingVectorEnv
+from routegym.core.rollout import rollout
 from routegym.errors import ConfigError, TaskError
-from routegym.evaluation.rollout import rollout
 from routegym.evaluation.statistics import Sweep
 from routegym.graph.values import always_arm_actions, evaluate_choices
 from routegym.policies.baselines import AlwaysArm, FirstLargeK, Random

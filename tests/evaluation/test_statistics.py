@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from routegym.errors import ConfigError
+from routegym.evaluation import statistics
 from routegym.evaluation.statistics import (
     Interval,
     Sweep,
@@ -84,6 +85,24 @@ def test_coverage():
 def test_same_seed_same_interval():
     policy = sweep(np.random.default_rng(2).random((2, 3, 40)), [1, 2, 3])
     assert aiq_difference(policy, policy, policy, seed=4) == aiq_difference(policy, policy, policy, seed=4)
+
+
+def test_resamples_are_drawn_once_for_all_and_stay_what_they_were():
+    """The same numbers whether the weights of the tasks are new or were drawn for another interval before."""
+    rng = np.random.default_rng(3)
+    policy, other = sweep(rng.random((3, 4, 40)), [1, 2, 3, 4]), sweep(rng.random((2, 3, 40)), [1, 2, 3])
+    statistics._task_weights.cache_clear()
+    fresh = aiq_difference(policy, other, other, resamples=50)
+    score_bands(policy, resamples=50)
+    assert aiq_difference(policy, other, other, resamples=50) == fresh
+    assert statistics._task_weights.cache_info().misses == 1
+    expected = np.random.default_rng(0)
+    weights = expected.multinomial(40, np.full(40, 1 / 40), size=50) / 40
+    of_seeds = expected.multinomial(3, np.full(3, 1 / 3), size=50) / 3
+    drawn = np.einsum("rs,spt,rt->rp", of_seeds, policy.scores, weights)
+    low, high = score_bands(policy, resamples=50)
+    assert low == pytest.approx(np.percentile(drawn, 2.5, axis=0))
+    assert high == pytest.approx(np.percentile(drawn, 97.5, axis=0))
 
 
 @pytest.mark.parametrize(

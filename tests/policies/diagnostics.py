@@ -1,4 +1,4 @@
-"""Tiny problems with known optima, one faculty each: credit over steps, minding a budget, stopping."""
+"""Tiny problems with known optima, one faculty each: credit over steps, minding a budget, stopping, mixing."""
 
 from __future__ import annotations
 
@@ -124,6 +124,13 @@ class Stopping(_Walk):
     def grade(self, state: Walk) -> float:
         accepted = len(state.taken) - 1
         return float(state.taken.endswith(".") and state.word[accepted] == "G")
+
+
+class Mixing(_Walk):
+    """One call; only the large arm scores. Under a cap on the mean cost the optimum is to mix the arms."""
+
+    def grade(self, state: Walk) -> float:
+        return float(state.taken == "l")
 
 
 def build(workflow: _Walk, length: int = 4) -> Recording:

@@ -1,0 +1,157 @@
+"""Rules as algorithms: a fit tries their variants and keeps the best for each budget and price of cost.
+
+The policies are those of `routegym.policies.baselines`; each class here is named after the rule it fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from routegym.errors import ConfigError
+from routegym.policies import baselines
+from routegym.policies.baselines import ladder_of
+from routegym.policies.selection import Selected, select
+
+if TYPE_CHECKING:
+    from routegym.graph.recording import Recording
+    from routegym.policies.algorithm import Problem
+    from routegym.policies.training import Training
+
+__all__ = ["Always", "ConfidenceCascade", "Escalate", "FirstLargeK", "Random", "RandomMixture", "RoundRobin"]
+
+
+@dataclass(frozen=True)
+class Random:
+    """Every legal action with equal probability; nothing is fitted."""
+
+    def fit(self, problem: Problem, seed: int = 0, training: Training | None = None) -> baselines.Random:
+        """See `routegym.policies.algorithm.Algorithm`."""
+        return baselines.Random(problem.recording, seed=seed)
+
+
+@dataclass(frozen=True)
+class RoundRobin:
+    """The arms in turn, from one drawn for each episode; nothing is fitted."""
+
+    def fit(self, problem: Problem, seed: int = 0, training: Training | None = None) -> baselines.RoundRobin:
+        """See `routegym.policies.algorithm.Algorithm`."""
+        return baselines.RoundRobin(problem.recording, seed=seed)
+
+
+@dataclass(frozen=True)
+class Always:
+    """One arm at every step."""
+
+    arm: str | None = None
+    """Its name; None takes for each budget and price the arm that is best on the validation split."""
+
+    def fit(self, problem: Problem, seed: int = 0, training: Training | None = None) -> baselines.AlwaysArm | Selected:
+        """See `routegym.policies.algorithm.Algorithm`."""
+        if self.arm is not None:
+            return baselines.AlwaysArm(problem.recording, self.arm)
+        arms = range(len(problem.recording.arms))
+        return select(problem, [baselines.AlwaysArm(problem.recording, arm) for arm in arms], seed)
+
+
+@dataclass(frozen=True)
+class RandomMixture:
+    """One of two arms for a whole episode, drawn so that the mean cost is the target: a point of the zero router."""
+
+    target_cost_usd: float | None = None
+    """Mean cost of an episode without a cap, on the training tasks; None takes the middle of the arms' range."""
+
+    def fit(self, problem: Problem, seed: int = 0, training: Training | None = None) -> baselines.RandomMixture:
+        """See `routegym.policies.algorithm.Algorithm`.
+
+        Raises:
+            ConfigError: no mixture of arms has that mean cost.
+        """
+        target = self.target_cost_usd
+        if target is None:
+            _, points = ladder_of(problem.recording)
+            target = float(points.costs[[0, -1]].mean())
+        return baselines.RandomMixture.at_cost(problem.recording, target, seed)
+
+
+@dataclass(frozen=True)
+class FirstLargeK:
+    """A large arm for the first k calls, a small one for the rest: k and the pair are chosen."""
+
+    def fit(self, problem: Problem, seed: int = 0, training: Training | None = None) -> Selected:
+        """See `routegym.policies.algorithm.Algorithm`."""
+        recording = problem.recording
+        arms, _ = ladder_of(recording)
+        alone = [baselines.FirstLargeK(recording, 0, arm, arm) for arm in arms]
+        mixed = [
+            baselines.FirstLargeK(recording, k, large, small)
+            for small, large in combinations(arms, 2)
+            for k in range(1, _longest(recording))
+        ]
+        return select(problem, [*alone, *mixed], seed)
+
+
+@dataclass(frozen=True)
+class ConfidenceCascade:
+    """Climbs a ladder of arms when an answer is not confident enough: ladder and threshold are chosen.
+
+    Ladders are the arms of the zero router, every pair of them, and each alone.
+    """
+
+    thresholds: tuple[float, ...] = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+    """Confidences to try, each in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        if not self.thresholds or not all(0 <= threshold <= 1 for threshold in self.thresholds):
+            raise ConfigError(f"thresholds = {self.thresholds}; expected at least one, each between 0 and 1")
+
+    def fit(self, problem: Problem, seed: int = 0, training: Training | None = None) -> Selected:
+        """See `routegym.policies.algorithm.Algorithm`.
+
+        Raises:
+            ConfigError: the recording shows no confidence.
+        """
+        recording = problem.recording
+        alone, several = _ladders(recording)
+        variants = [baselines.ConfidenceCascade(recording, rungs, 0.0) for rungs in alone]
+        variants += [
+            baselines.ConfidenceCascade(recording, rungs, threshold)
+            for rungs in several
+            for threshold in self.thresholds
+        ]
+        return select(problem, variants, seed)
+
+
+@dataclass(frozen=True)
+class Escalate:
+    """Climbs a ladder of arms when the verdict on a response is that it failed: ladder, and whether for good, are
+    chosen. Ladders are those of `ConfidenceCascade`.
+    """
+
+    def fit(self, problem: Problem, seed: int = 0, training: Training | None = None) -> Selected:
+        """See `routegym.policies.algorithm.Algorithm`.
+
+        Raises:
+            ConfigError: the recording shows no verdict.
+        """
+        recording = problem.recording
+        alone, several = _ladders(recording)
+        variants = [baselines.Escalate(recording, rungs) for rungs in alone]
+        variants += [baselines.Escalate(recording, rungs, for_good) for rungs in several for for_good in (True, False)]
+        return select(problem, variants, seed)
+
+
+def _ladders(recording: Recording) -> tuple[list[Sequence[str]], list[Sequence[str]]]:
+    """Single arms of the zero router; and all of them, and its pairs, from cheap to dear."""
+    arms, _ = ladder_of(recording)
+    several = dict.fromkeys((arms, *combinations(arms, 2)))
+    return [(arm,) for arm in arms], [rungs for rungs in several if len(rungs) > 1]
+
+
+def _longest(recording: Recording) -> int:
+    """Most calls of an episode."""
+    return int(np.max(recording.graph.node_step))

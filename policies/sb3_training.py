@@ -1,0 +1,178 @@
+"""Training a model of stable-baselines3: metrics after every roll-out, checkpoints between two roll-outs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from routegym.core.sb3 import SB3RoutingVecEnv
+from routegym.errors import MissingExtraError
+from routegym.policies.training import Arrays, Training, nested, pick
+
+try:
+    import torch as th
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.logger import Logger
+    from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+except ImportError as error:
+    raise MissingExtraError("stable_baselines3", "train") from error
+
+__all__ = ["generators", "learn", "linear", "optimizer_arrays", "restore_generators", "restore_optimizer"]
+
+
+def learn(model: OnPolicyAlgorithm, steps: int, seed: int, training: Training | None = None) -> None:
+    """Train a model for `steps` environment steps in all, going on from the checkpoint of `training` if it has one.
+
+    A subclass with more to remember than policy, optimiser and environment offers ``extra_arrays()`` and
+    ``restore_extra(arrays)``.
+    """
+    training = training or Training()
+    model.set_logger(Logger(None, []))  # by default stable-baselines3 makes a folder in the temporary one
+    found = training.latest()
+    if found is not None:
+        _restore(model, *found)
+    if model.num_timesteps < steps:
+        callbacks: list[BaseCallback] = [_Metrics(training, seed), _Checkpoints(training)]
+        model.learn(steps - model.num_timesteps, callback=callbacks, reset_num_timesteps=found is None)
+
+
+def linear(initial: float) -> Any:
+    """A learning rate that falls linearly to zero."""
+
+    def rate(remaining: float) -> float:
+        return initial * remaining
+
+    return rate
+
+
+class _Metrics(BaseCallback):
+    """Reports after every roll-out.
+
+    A record holds: global step, seed, steps per second, and over the episodes that ended in the roll-out: how many,
+    mean score, mean cost (USD), mean return; the share of calls of each action; and the losses of the last update.
+    """
+
+    def __init__(self, training: Training, seed: int) -> None:
+        super().__init__()
+        self._training, self._seed = training, seed
+        self._began, self._steps_before = 0.0, 0
+
+    def _on_training_start(self) -> None:
+        self._began, self._steps_before = time.monotonic(), self.num_timesteps
+
+    def _on_rollout_start(self) -> None:
+        self._episodes: list[tuple[float, float, float]] = []
+        self._calls = np.zeros(self.training_env.action_space.n, dtype=np.int64)  # type: ignore[attr-defined]
+
+    def _on_step(self) -> bool:
+        self._calls += np.bincount(self.locals["actions"].reshape(-1), minlength=len(self._calls))
+        infos = self.locals["infos"]
+        for slot in np.flatnonzero(self.locals["dones"]):
+            info = infos[slot]
+            self._episodes.append((info["score"], info["cost_usd_total"], info["episode"]["r"]))
+        return True
+
+    def _on_rollout_end(self) -> None:
+        ended = np.array(self._episodes).reshape(-1, 3)
+        score, cost, reward = ended.mean(axis=0).tolist() if len(ended) else (None, None, None)
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        losses = {
+            name.removeprefix("train/"): float(value)
+            for name, value in self.logger.name_to_value.items()
+            if name.startswith("train/")
+        }
+        self._training.report(
+            {
+                "step": self.num_timesteps,
+                "seed": self._seed,
+                "steps_per_second": round((self.num_timesteps - self._steps_before) / seconds),
+                "episodes": len(ended),
+                "score": score,
+                "cost_usd": cost,
+                "return": reward,
+                "shares": (self._calls / self._calls.sum()).round(4).tolist(),
+                **losses,
+            }
+        )
+
+
+class _Checkpoints(BaseCallback):
+    """Keeps a checkpoint before a roll-out, when nothing is half done."""
+
+    def __init__(self, training: Training) -> None:
+        super().__init__()
+        self._training = training
+
+    def _on_rollout_start(self) -> None:
+        if self._training.due and self.num_timesteps:
+            self._training.save(self.num_timesteps, *_state(self.model))  # type: ignore[arg-type]
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def _state(model: OnPolicyAlgorithm) -> tuple[dict[str, Any], Arrays]:
+    assert isinstance(model.env, SB3RoutingVecEnv)
+    arrays = {
+        **nested("policy", {name: tensor.numpy() for name, tensor in model.policy.state_dict().items()}),
+        **nested("optimizer", optimizer_arrays(model.policy.optimizer)),
+        **nested("env", model.env.state()),
+        **nested("generators", generators()),
+        "last_obs": np.asarray(model._last_obs),
+        "last_episode_starts": np.asarray(model._last_episode_starts),
+    }
+    if hasattr(model, "extra_arrays"):
+        arrays |= nested("extra", model.extra_arrays())
+    return {"num_timesteps": model.num_timesteps, "n_updates": model._n_updates}, arrays
+
+
+def _restore(model: OnPolicyAlgorithm, settings: dict[str, Any], arrays: Arrays) -> None:
+    assert isinstance(model.env, SB3RoutingVecEnv)
+    model.env.seed(0)
+    model.env.reset()
+    model.env.restore(pick("env", arrays))
+    model.policy.load_state_dict({name: th.as_tensor(a) for name, a in pick("policy", arrays).items()})
+    restore_optimizer(model.policy.optimizer, pick("optimizer", arrays))
+    model.num_timesteps, model._n_updates = int(settings["num_timesteps"]), int(settings["n_updates"])
+    model._last_obs, model._last_episode_starts = arrays["last_obs"], arrays["last_episode_starts"]
+    if hasattr(model, "restore_extra"):
+        model.restore_extra(pick("extra", arrays))
+    restore_generators(pick("generators", arrays))  # last: nothing may draw from them after this
+
+
+def optimizer_arrays(optimizer: th.optim.Optimizer) -> Arrays:
+    """What an optimiser remembers of each parameter, by ``parameter/name``."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}/{name}": np.asarray(th.as_tensor(value).numpy())
+        for index, values in state.items()
+        for name, value in values.items()
+    }
+
+
+def restore_optimizer(optimizer: th.optim.Optimizer, arrays: Arrays) -> None:
+    """The inverse of `optimizer_arrays`."""
+    state: dict[int, dict[str, th.Tensor]] = {}
+    for place, array in arrays.items():
+        index, _, name = place.partition("/")
+        state.setdefault(int(index), {})[name] = th.as_tensor(array)
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def generators() -> Arrays:
+    """The states of the global generators that stable-baselines3 draws from: torch's and numpy's."""
+    _, key, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 it is the one in use
+    return {
+        "torch": th.get_rng_state().numpy(),
+        "numpy": np.asarray(key),
+        "numpy_rest": np.array([position, has_gauss, gauss], dtype=np.float64),
+    }
+
+
+def restore_generators(arrays: Arrays) -> None:
+    """The inverse of `generators`."""
+    th.set_rng_state(th.as_tensor(arrays["torch"]))
+    position, has_gauss, gauss = arrays["numpy_rest"].tolist()
+    np.random.set_state(("MT19937", arrays["numpy"], int(position), int(has_gauss), gauss))  # noqa: NPY002

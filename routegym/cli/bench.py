@@ -1,0 +1,211 @@
+"""``routegym bench``."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from routegym.evaluation.bench import BenchSettings, Job
+    from routegym.evaluation.comparison import Comparison
+    from routegym.evaluation.outcomes import Grid, Outcomes
+    from routegym.graph.recording import Recording
+
+__all__ = ["Bench"]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Train and evaluate every router beside each other, on the same tasks, hard budgets and prices of cost.
+
+    Beside them: each arm alone, the zero router, the clairvoyant optimum, and the attainable bound. Results are kept by
+    what decides them: an interrupted bench goes on where it was, and a changed one redoes only what changed. Writes
+    metrics.json, results.parquet, results.md, frontier.png and shares.png.
+
+    examples:
+      routegym bench                                        every router on AgentSteps, 5 seeds
+      routegym bench --env routegym/Cascade-v0 --policies all_action maskable_ppo knn confidence_cascade
+      routegym bench --policies maskable_ppo my_package.my_router:MyRouter --seeds 2 --steps 100000
+    """
+
+    env: str = "routegym/AgentSteps-v0"
+    """Environment id."""
+    policies: tuple[str, ...] = ()
+    """Names, or package.module:Class of your own; everything by default."""
+    recording: str | None = None
+    """A shipped recording's name or a recording folder; the environment's own by default."""
+    out: Path | None = None
+    """Folder of the results; runs/bench-RECORDING by default."""
+    seed: int = 0
+    """The first training seed."""
+    seeds: int = 5
+    """How many seeds; fixed rules and success predictors are fitted once."""
+    steps: int | None = None
+    """Environment steps of every learner that counts them; the tuned numbers by default."""
+    budgets: tuple[float, ...] = ()
+    """Hard caps in USD; 10 over the recording's range by default. No cap is always played as well."""
+    split: str = "test"
+    """Tasks to evaluate on: train, val or test."""
+    attainable: bool = True
+    """Work out the attainable bound."""
+    workers: int = 0
+    """Processes; one per core by default."""
+
+    def run(self) -> None:
+        """Do it."""
+        import sys
+
+        from rich.console import Console
+
+        from routegym.errors import ConfigError
+        from routegym.evaluation.bench import BenchSettings, Job, entries
+        from routegym.evaluation.comparison import Comparison
+        from routegym.evaluation.outcomes import Grid
+        from routegym.evaluation.references import references
+        from routegym.graph.library import load_recording
+        from routegym.policies.algorithm import algorithm_names, family_of
+        from routegym.registration import ENV_IDS, kind_of
+
+        if self.seeds < 1 or self.seed < 0 or self.workers < 0:
+            raise ConfigError(
+                f"seed = {self.seed}, seeds = {self.seeds}, workers = {self.workers}; "
+                "expected seed >= 0, seeds >= 1 and workers >= 0"
+            )
+        if self.env not in ENV_IDS:
+            raise ConfigError(f"env = {self.env!r}; expected one of {', '.join(ENV_IDS)}")
+        sys.path.insert(0, os.getcwd())  # a module of one's own beside the command
+        source = self.recording or kind_of(self.env)
+        recording = load_recording(source)
+        grid = Grid.of(recording, self.budgets or None)
+        out = self.out or Path("runs") / f"bench-{Path(source).name}"
+        settings = BenchSettings.of(self.env, source, recording, grid, self.split, self.steps)
+        jobs = [
+            Job(name, self.seed + number, settings, out / "cache")
+            for number in range(self.seeds)
+            for name in self.policies or algorithm_names()
+            if number == 0 or family_of(name) in ("bandit", "learner")
+        ]
+        for job in jobs:
+            _ = job.hyperparameters  # a misspelt name is told before anything starts
+        console = Console(stderr=True)
+        refused = _run(jobs, self.workers or os.cpu_count() or 1, console)
+        for name, reason in refused.items():
+            console.print(f"[bold]{name}[/] left out: {reason}", highlight=False)
+        jobs = [job for job in jobs if job.name not in refused]
+        bound = _bound(recording, grid, settings, out / "cache", console) if self.attainable else None
+        with console.status("references and intervals"):
+            against = references(recording, self.split, grid, bound)
+            comparison = Comparison(recording, self.split, grid, entries(jobs), against)
+            metrics = comparison.metrics()
+        _write(self.env, out, comparison, metrics, jobs)
+
+
+def _run(jobs: Sequence[Job], workers: int, console: Any) -> dict[str, str]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from routegym.evaluation.bench import run_jobs
+
+    columns = (TextColumn("fitting and playing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.description}"), console=console) as bar:
+        line = bar.add_task("", total=len(jobs))
+
+        def report(done: int, running: Sequence[Job]) -> None:
+            names = ", ".join(f"{job.name} seed {job.seed}" for job in running)
+            bar.update(line, completed=done, description=names)
+
+        return run_jobs(jobs, workers, report)
+
+
+def _bound(recording: Recording, grid: Grid, settings: BenchSettings, cache: Path, console: Any) -> Outcomes:
+    """The outcomes of the attainable bound, worked out once."""
+    from routegym.evaluation.attainable import attainable_policy
+    from routegym.evaluation.bench import keep_outcomes, read_outcomes
+    from routegym.evaluation.outcomes import play
+
+    split = settings.split
+    path = cache / f"attainable-{split}-{recording.content_hash[:12]}-{settings.grid_digest}.safetensors"
+    found = read_outcomes(path)
+    if found is None:
+        with console.status("attainable bound: the best policy for these very tasks that sees only the observation"):
+            found = play(attainable_policy(recording, split), recording, split, grid)
+        keep_outcomes(path, found)
+    return found
+
+
+def _write(env: str, out: Path, comparison: Comparison, metrics: dict[str, Any], jobs: Sequence[Job]) -> None:
+    from routegym.cli.evaluate import draw, wide_console, write_results
+    from routegym.evaluation.report import comparison_table, results_page
+    from routegym.policies.training import write_atomically
+
+    fastest = {job.name: job for job in reversed(jobs)}
+    metrics |= {"env": env, "made": _made(jobs), "latency": _latencies(list(fastest.values()), comparison)}
+    write_atomically(out / "metrics.json", (json.dumps(metrics, indent=1) + "\n").encode())
+    write_results(out, comparison, env)
+    write_atomically(out / "results.md", results_page(metrics).encode())
+    console = wide_console()
+    console.print(comparison_table(metrics).rich(columns=6), sep="\n")
+    drawn = draw(out, comparison, f"{env}, {comparison.split} split", _leaders(metrics))
+    if drawn:
+        _draw_shares(out, comparison, fastest)
+    pictures = ", frontier.png, shares.png" if drawn else ""
+    console.print(f"results: {out}   (results.md, metrics.json, results.parquet{pictures})")
+
+
+def _made(jobs: Sequence[Job]) -> dict[str, Any]:
+    """What was run, and where."""
+    import platform
+    import shlex
+    import sys
+
+    from routegym.tracking.run import versions
+
+    return {
+        "command": shlex.join(["routegym", *sys.argv[1:]]),
+        "seeds": sorted({job.seed for job in jobs}),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, one thread per fit",
+        "versions": versions(),
+    }
+
+
+def _leaders(metrics: dict[str, Any], count: int = 4) -> list[str]:
+    """The names worth a curve of their own: the best learners and the best baselines."""
+    best = sorted(metrics["policies"], key=lambda name: -metrics["policies"][name]["aiq"])
+    return [
+        name
+        for learned in (True, False)
+        for name in [name for name in best if metrics["policies"][name]["learned"] == learned][:count]
+    ]
+
+
+def _latencies(jobs: Sequence[Job], comparison: Comparison) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from routegym.evaluation.bench import policy_of_job
+    from routegym.evaluation.latency import decision_latency
+
+    recording = comparison.recording
+    return {job.name: asdict(decision_latency(policy_of_job(job, recording), recording)) for job in jobs}
+
+
+def _draw_shares(out: Path, comparison: Comparison, jobs: dict[str, Job]) -> None:
+    """Who is called when, by the best learner and the best baseline."""
+    from routegym.evaluation.bench import policy_of_job
+    from routegym.evaluation.plots import shares_figure
+    from routegym.evaluation.shares import call_shares
+
+    named = [name for name in (comparison.best(learned=True), comparison.best(learned=False)) if name]
+    shares = {
+        name: call_shares(
+            policy_of_job(jobs[name], comparison.recording),
+            comparison.recording,
+            comparison.split,
+            comparison.grid.caps,
+        )
+        for name in named
+    }
+    shares_figure(shares).savefig(out / "shares.png", dpi=150)

@@ -1,0 +1,261 @@
+"""Fitting and playing many algorithms with many seeds: in parallel, resumable, each result kept by what decides it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+import routegym
+from routegym.errors import ConfigError, MissingExtraError, RoutegymError
+from routegym.evaluation.comparison import Entry
+from routegym.evaluation.outcomes import Grid, Outcomes, play
+from routegym.graph.library import load_recording
+from routegym.policies.algorithm import Problem, algorithm_class, family_of
+from routegym.policies.config import hyperparameters, tuned
+from routegym.policies.storage import load_policies, save_policies
+from routegym.policies.training import Training, write_atomically
+
+if TYPE_CHECKING:
+    from routegym.graph.recording import Recording
+    from routegym.policies.policy import Policy
+
+__all__ = ["BenchSettings", "Job", "entries", "keep_outcomes", "policy_of_job", "read_outcomes", "run_jobs"]
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """What all jobs share."""
+
+    env: str
+    """Environment id: chooses the tuned hyperparameters."""
+    recording: str
+    """Name of a shipped recording or path of one."""
+    content_hash: str
+    budgets: tuple[float, ...]
+    """Finite caps of the grid, USD."""
+    lambdas: tuple[float, ...]
+    """Prices of the grid."""
+    split: str = "test"
+    steps: int | None = None
+    """Environment steps of those that count them; the tuned number by default."""
+
+    @classmethod
+    def of(
+        cls, env: str, source: str, recording: Recording, grid: Grid, split: str = "test", steps: int | None = None
+    ) -> BenchSettings:
+        """The settings of a bench on an opened recording."""
+        caps, prices = tuple(grid.caps.tolist()), tuple(grid.lambdas.tolist())
+        return cls(env, source, recording.content_hash, caps, prices, split, steps)
+
+    @property
+    def grid_digest(self) -> str:
+        """Names the grid in files."""
+        return _digest([self.budgets, self.lambdas])
+
+
+@dataclass(frozen=True)
+class Job:
+    """One algorithm fitted with one seed, and its outcomes on the validation and the evaluated tasks."""
+
+    name: str
+    """Of the algorithm, or ``package.module:Class``."""
+    seed: int
+    settings: BenchSettings
+    cache: Path
+    """Folder of all jobs' results."""
+
+    @cached_property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Everything that decides the fit beside the problem and the seed."""
+        cls: Any = algorithm_class(self.name)
+        if not hasattr(cls, "fit"):
+            return {}
+        counted = "steps" in getattr(cls, "__dataclass_fields__", {})
+        return hyperparameters(tuned(self.name, self.settings.env, {"steps": self.settings.steps} if counted else {}))
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the fit is kept: named by what decides it, so that a change of any of it is another folder."""
+        problem = Problem.__dataclass_fields__
+        decides = {
+            "version": routegym.__version__,
+            "algorithm": self.name,
+            "hyperparameters": self.hyperparameters,
+            "seed": self.seed,
+            "recording": self.settings.content_hash,
+            "problem": {name: problem[name].default for name in ("budget_usd", "lambda_", "split")},
+        }
+        return self.cache / f"{self.name.replace(':', '.')}-{self.seed}-{_digest(decides)}"
+
+    def outcomes_file(self, split: str) -> Path:
+        """Where the outcomes on a split are kept."""
+        return self.folder / f"{split}-{self.settings.grid_digest}.safetensors"
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        return all(self.outcomes(split) is not None for split in ("val", self.settings.split))
+
+    def outcomes(self, split: str) -> Outcomes | None:
+        """The outcomes on a split, if they were worked out and can be read."""
+        return read_outcomes(self.outcomes_file(split))
+
+    @property
+    def seconds(self) -> float:
+        """CPU seconds of the fit."""
+        return float(json.loads((self.folder / "fit.json").read_text(encoding="utf-8"))["cpu_seconds"])
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    workers: int,
+    report: Callable[[int, Sequence[Job]], None] | None = None,
+) -> dict[str, str]:
+    """Do what is not done yet, `workers` jobs at a time, each in a process of its own with one thread.
+
+    Killed and started again it goes on: finished jobs are kept, and those that write checkpoints resume from them.
+
+    Args:
+        jobs: what to do.
+        workers: processes.
+        report: is told how many jobs are done, and which are running.
+
+    Returns:
+        Why an algorithm could not be fitted here, by its name: it needs signals that the recording lacks, or a package
+        that is not installed.
+    """
+    todo = [job for job in jobs if not job.done]
+    done = len(jobs) - len(todo)
+    refused: dict[str, str] = {}
+    waiting, running = list(todo), dict[Future[str | None], Job]()
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    with ProcessPoolExecutor(max(1, min(workers, len(todo))), mp_context=context, initializer=_one_thread) as pool:
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    job = waiting.pop(0)
+                    if job.name in refused:
+                        done += 1
+                        continue
+                    running[pool.submit(_work, job)] = job
+                if report is not None:
+                    report(done, list(running.values()))
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    job = running.pop(future)
+                    reason = future.result()
+                    if reason is not None:
+                        refused[job.name] = reason
+                    done += 1
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if report is not None:
+        report(done, [])
+    return refused
+
+
+def entries(jobs: Sequence[Job]) -> dict[str, Entry]:
+    """The finished jobs as competitors, by name."""
+    found: dict[str, list[Job]] = {}
+    for job in jobs:
+        found.setdefault(job.name, []).append(job)
+    return {name: _entry(name, mine) for name, mine in found.items()}
+
+
+def _entry(name: str, jobs: Sequence[Job]) -> Entry:
+    sides: list[Mapping[int, Outcomes]] = []
+    for split in (jobs[0].settings.split, "val"):
+        known = {job.seed: job.outcomes(split) for job in jobs}
+        missing = [seed for seed, outcome in known.items() if outcome is None]
+        if missing:
+            raise ConfigError(f"{name}: no outcomes of seeds {missing} on split {split!r}; run the bench again")
+        sides.append({seed: outcome for seed, outcome in known.items() if outcome is not None})
+    seconds = float(np.mean([job.seconds for job in jobs]))
+    return Entry.of(*sides, learned=family_of(name) == "learner", seconds=seconds)
+
+
+def policy_of_job(job: Job, recording: Recording) -> Policy:
+    """The policy that a finished job fitted."""
+    cls: Any = algorithm_class(job.name)
+    if not hasattr(cls, "fit"):
+        made: Policy = cls(recording)
+        return made
+    return load_policies(job.folder, recording)[job.seed]
+
+
+def read_outcomes(path: Path) -> Outcomes | None:
+    """What `keep_outcomes` wrote, or None if there is nothing that can be read."""
+    try:
+        return Outcomes(**load_file(path))
+    except (OSError, SafetensorError, TypeError):
+        return None
+
+
+def keep_outcomes(path: Path, outcomes: Outcomes) -> None:
+    """Write outcomes to a file, all of them or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, save({name: np.ascontiguousarray(array) for name, array in vars(outcomes).items()}))
+
+
+def _one_thread() -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = "1"
+    try:
+        import torch
+    except ImportError:
+        return
+    torch.set_num_threads(1)
+
+
+def _work(job: Job) -> str | None:
+    """Fit and play; a reason if this cannot be done here."""
+    recording = load_recording(job.settings.recording)
+    grid = Grid.of(recording, job.settings.budgets, job.settings.lambdas)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        policy = _fit(job, recording)
+    except (ConfigError, MissingExtraError) as error:
+        return str(error)
+    for split in ("val", job.settings.split):
+        if job.outcomes(split) is None:
+            keep_outcomes(job.outcomes_file(split), play(policy, recording, split, grid))
+    return None
+
+
+def _fit(job: Job, recording: Recording) -> Policy:
+    if (job.folder / "fit.json").is_file():
+        try:
+            return policy_of_job(job, recording)
+        except RoutegymError:
+            pass  # damaged: fitted again
+    training = Training(job.folder)
+    cls: Any = algorithm_class(job.name)
+    began = time.process_time()
+    if hasattr(cls, "fit"):
+        algorithm = cls(**job.hyperparameters)
+        policy: Any = algorithm.fit(Problem(recording), job.seed, training)
+        save_policies(job.folder, recording, {job.seed: policy})
+    else:
+        policy = cls(recording)
+    spent = {"cpu_seconds": time.process_time() - began}
+    write_atomically(job.folder / "fit.json", json.dumps(spent).encode())
+    training.clear()
+    fitted: Policy = policy
+    return fitted
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]

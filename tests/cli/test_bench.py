@@ -1,0 +1,99 @@
+"""``routegym bench``: what it writes, that it goes on where it was, and that other people's routers take part."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from routegym.cli.main import main
+
+MINE = """
+import numpy as np
+
+class Cheapest:
+    def __init__(self, recording):
+        self.n_arms = len(recording.arms)
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False, action_masks=None):
+        return action_masks[:, : self.n_arms].argmax(axis=1), state
+"""
+
+
+@pytest.fixture(scope="module")
+def bench(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A small bench and the command that made it."""
+    folder = tmp_path_factory.mktemp("bench")
+    (folder / "my_cheapest.py").write_text(MINE)
+    arguments = [
+        "bench", "--recording", str(recording), "--out", str(folder / "out"), "--seeds", "2", "--steps", "8192",
+        "--no-attainable", "--policies", "maskable_ppo", "random", "my_cheapest:Cheapest",
+    ]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main(arguments)
+    return folder, arguments
+
+
+def test_it_writes_tables_and_pictures(bench: tuple[Path, list[str]]) -> None:
+    out = bench[0] / "out"
+    for name in ("metrics.json", "results.parquet", "results.md", "frontier.png", "shares.png"):
+        assert (out / name).stat().st_size > 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert set(metrics["policies"]) == {"maskable_ppo", "random", "my_cheapest:Cheapest"}
+    assert metrics["policies"]["maskable_ppo"]["seeds"] == 2
+    assert metrics["policies"]["random"]["seeds"] == 1
+    assert metrics["policies"]["maskable_ppo"]["learned"]
+    assert not metrics["policies"]["my_cheapest:Cheapest"]["learned"]
+    assert metrics["best_baseline"] in ("random", "my_cheapest:Cheapest")
+    assert all(found["violations"] == 0 for found in metrics["policies"].values())
+    page = (out / "results.md").read_text()
+    assert "| **maskable_ppo** |" in page
+    assert "zero router" in page
+    rows = pq.read_table(out / "results.parquet").to_pylist()
+    points = (len(metrics["budgets_usd"]) + 1) * len(metrics["lambdas"])
+    assert len(rows) == 4 * points  # two seeds, one, one
+
+
+def test_a_policy_beside_the_command_plays_as_it_says(bench: tuple[Path, list[str]]) -> None:
+    metrics = json.loads((bench[0] / "out" / "metrics.json").read_text())
+    first = next(iter(metrics["arms"].values()))
+    last = metrics["policies"]["my_cheapest:Cheapest"]["budgets"][-1]
+    assert last["score"] == pytest.approx(first["score"])  # the first arm alone
+    assert last["cost_usd"] == pytest.approx(first["cost_usd"])
+    assert last["largest_share"] == 1.0
+
+
+def test_the_same_command_fits_nothing_again(bench: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, arguments = bench
+    monkeypatch.chdir(folder)
+    times = {path: path.stat().st_mtime_ns for path in (folder / "out" / "cache").rglob("*.*")}
+    assert times
+    before = (folder / "out" / "results.parquet").read_bytes()
+    main(arguments)
+    assert {path: path.stat().st_mtime_ns for path in (folder / "out" / "cache").rglob("*.*")} == times
+    assert (folder / "out" / "results.parquet").read_bytes() == before
+
+
+def test_a_damaged_result_is_worked_out_again(bench: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, arguments = bench
+    monkeypatch.chdir(folder)
+    outcome = next((folder / "out" / "cache").glob("maskable_ppo-0-*/test-*.safetensors"))
+    sound = outcome.read_bytes()
+    outcome.write_bytes(sound[: len(sound) // 2])
+    main(arguments)
+    assert outcome.read_bytes() == sound
+
+
+def test_what_cannot_be_fitted_here_is_said_and_left_out(
+    recordings: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    main(
+        ["bench", "--recording", str(recordings["single_call"]), "--env", "routegym/SingleCall-v0", "--out", str(out),
+         "--seeds", "1", "--no-attainable", "--policies", "random", "acar"]
+    )  # fmt: skip
+    assert "acar left out" in " ".join(capsys.readouterr().err.split())
+    assert set(json.loads((out / "metrics.json").read_text())["policies"]) == {"random"}
