@@ -58,8 +58,7 @@ class _Cloning(Learner):
 
     def rows(self, log: EpisodeLog, problem: Problem, rng: np.random.Generator) -> tuple[th.Tensor, ...]:
         """Observations and actions of the best episodes."""
-        wanted = self._settings.batch_size * self._settings.round_updates
-        n = max(wanted * len(log) // len(log.action), 1)  # about as many rows as a round can use
+        n = self._settings.episodes_of_a_round(log)
         graded = np.flatnonzero((log.outcome == ENDED) & ((log.score > 0) | self._settings.failures))
         need = log.need_usd[graded] if self._settings.relabelling else np.zeros(len(graded))
         # By task, and in it by the budget they need: those that a budget pays for are the first of their task.

@@ -72,6 +72,7 @@ class _QLearning(Learner):
 
     def rows(self, log: EpisodeLog, problem: Problem, rng: np.random.Generator) -> tuple[th.Tensor, ...]:
         """Observation, action and target of every decision."""
+        log = log.take(np.sort(rng.permutation(len(log))[: self._settings.episodes_of_a_round(log)]))
         budgets = self._settings.budgets(problem, len(log), rng) if self._settings.relabelling else log.budget_usd
         shown = relabel(log, budgets, draw_lambdas(problem, len(log), rng))
         if self._settings.cut == "bankrupt":

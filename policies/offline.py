@@ -53,7 +53,7 @@ class Offline(ABC):
 
     episodes: int = 20_000
     """Episodes to log, where `fit` logs them itself."""
-    behaviour: str = "mixture"
+    behaviour: str = "random"
     """Who plays them, see `routegym.policies.logs.collect`."""
     epsilon: float = 0.2
     """Share of random choices in them."""
@@ -147,6 +147,11 @@ class Offline(ABC):
             number += 1
             training.report({"step": done, "seed": seed, "loss": total / len(starts)})
         return NetworkPolicy(learner.actor, self.network, self.hidden)
+
+    def episodes_of_a_round(self, log: EpisodeLog) -> int:
+        """How many episodes have about as many rows as a round of updates uses."""
+        rows_per_episode = len(log.action) / len(log)
+        return int(self.batch_size * self.round_updates / rows_per_episode) + 1
 
     def budgets(self, problem: Problem, n: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
         """Budgets to show n episodes under, USD (n,)."""

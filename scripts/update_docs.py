@@ -59,9 +59,9 @@ def _summary(metrics: dict[str, Any]) -> str:
     zero, best, gap = policy["over_zero_router"], policy["over_best_baseline"], policy["gap_closed_oracle"]
     return (
         f"*AgentSteps, {metrics['tasks']} held-out tasks, {policy['seeds']} training seeds of `{name}`. Over the "
-        f"common range of\nmean costs the learned policy scores {zero['estimate']:+.3f} {_range(zero)} above the zero router "
-        f"and\n{best['estimate']:+.3f} {_range(best)} above the best fixed rule ({metrics['best_baseline']}). It "
-        f"closes {gap['estimate']:.0%} of the\ngap to the clairvoyant optimum and exceeds its budget in "
+        f"common range of\nmean costs the learned policy scores {zero['estimate']:+.3f} {_range(zero)} above the zero "
+        f"router and\n{best['estimate']:+.3f} {_range(best)} above the best fixed rule ({metrics['best_baseline']}). "
+        f"It closes {gap['estimate']:.0%} of the\ngap to the clairvoyant optimum and exceeds its budget in "
         f"{policy['violations']} episodes (95 % paired bootstrap over tasks\nand seeds). All routers side by side: "
         "[results](docs/results.md).*"
     )

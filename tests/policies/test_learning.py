@@ -32,7 +32,7 @@ _TINY_OFFLINE: dict[str, Any] = {
 #: the same problems in test_lagrangian.py.
 LEARNERS: dict[str, dict[str, Any]] = {
     "bc": {**_TINY_OFFLINE, "temperature": 0.0},
-    "cql": {**_TINY_OFFLINE, "behaviour": "random", "uncapped": False, "trace": 0.7},
+    "cql": {**_TINY_OFFLINE, "uncapped": False, "trace": 0.7},
     "ppo": _TINY_PPO,
     "maskable_ppo": _TINY_PPO,
     "recurrent_ppo": {**_TINY_PPO, "steps": 32_768, "lstm_units": 16},
