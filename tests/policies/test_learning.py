@@ -31,7 +31,7 @@ _TINY_OFFLINE: dict[str, Any] = {
 #: Hyperparameters that suit tiny problems, by algorithm; PPO-Lagrangian, which has a target instead of a lambda, meets
 #: the same problems in test_lagrangian.py.
 LEARNERS: dict[str, dict[str, Any]] = {
-    "bc": {**_TINY_OFFLINE, "temperature": 0.0},
+    "bc": {**_TINY_OFFLINE, "behaviour": "mixture", "temperature": 0.0},
     "cql": {**_TINY_OFFLINE, "uncapped": False, "trace": 0.7},
     "ppo": _TINY_PPO,
     "maskable_ppo": _TINY_PPO,

@@ -1,0 +1,33 @@
+"""The ablations run, and their tables have every row; what they measure here means nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import helpers
+import pytest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("script", "option", "row"),
+    [
+        ("ablate_collapse.py", None, "floor"),
+        ("ablate_conditioning.py", "--recording", "AIQ of the frontier"),
+        ("ablate_oracle_targets.py", "--recordings", "hidden"),
+        ("ablate_relabelling.py", "--recording", "cql"),
+        ("train_speed.py", "--recording", "grpo"),
+        ("unseen_arm.py", "--recording", "m1"),
+    ],
+)
+def test_a_quick_run_prints_its_table(script: str, option: str | None, row: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / script), "--quick"]
+    if option is not None:
+        command += [option, str(helpers.build("agent_steps", 60).save(tmp_path / "agent_steps"))]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert result.returncode == 0, result.stderr
+    assert row in result.stdout
