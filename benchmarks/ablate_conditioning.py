@@ -1,10 +1,10 @@
 """One policy for every budget beside one policy per budget: what conditioning on the budget costs.
 
-    python benchmarks/ablate_conditioning.py            # prints the table, about 10 minutes
+    python benchmarks/ablate_conditioning.py            # prints the table, about 5 minutes
     python benchmarks/ablate_conditioning.py --write    # also puts it into docs/ablations/conditioning.md
 
-AgentSteps, MaskablePPO with its tuned hyperparameters. The conditioned policy draws a budget per episode; the others
-are trained at one budget each, with as many steps as the conditioned one has in all. Every policy is played at its
+AgentSteps, the all-action learner with its tuned hyperparameters. The conditioned policy draws a budget per episode;
+the others are trained at one budget each, with as many updates as it has in all. Every policy is played at its
 budgets and the same prices of cost on the test tasks; the frontier of the per-budget policies goes through all their
 points.
 """
@@ -28,7 +28,7 @@ from routegym.policies.config import tuned
 
 ENV = "routegym/AgentSteps-v0"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "ablations" / "conditioning.md"
-PACKAGES = ("routegym", "numpy", "stable-baselines3", "sb3-contrib", "torch")
+PACKAGES = ("routegym", "numpy", "torch")
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
     torch.set_num_threads(1)
     recording = load_recording(args.recording)
     seeds = 1 if args.quick else args.seeds
-    algorithm = tuned("maskable_ppo", ENV, {"steps": 16_384 if args.quick else None})
+    algorithm = tuned("all_action", ENV, {"updates": 5 if args.quick else None})
     caps = np.geomspace(*recording.budget_range_usd, 3 if args.quick else 6)
     grid = Grid(caps, np.array(LAMBDAS))
     arms = arms_alone(recording, recording.split("test"))
@@ -84,7 +84,7 @@ def main() -> None:
     )
     header = ("", "one conditioned policy", "a policy per budget", "difference")
     note = (
-        f"{len(recording.split('test'))} test tasks, {seeds} seeds, {vars(algorithm)['steps']:,} steps each; 95 % "
+        f"{len(recording.split('test'))} test tasks, {seeds} seeds, {vars(algorithm)['updates']:,} updates each; 95 % "
         f"paired bootstrap. {common.machine(PACKAGES)}. Command: `python benchmarks/ablate_conditioning.py --write`"
     )
     common.show("Conditioning on the budget", header, rows, note)

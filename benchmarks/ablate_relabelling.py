@@ -1,7 +1,8 @@
 """Hindsight budget relabelling on and off: what a policy learned from logs does under budgets that were never logged.
 
-    python benchmarks/ablate_relabelling.py            # prints the table, about five minutes
+    python benchmarks/ablate_relabelling.py            # prints the table, about four minutes
     python benchmarks/ablate_relabelling.py --write    # also puts it into docs/ablations/relabelling.md
+    python benchmarks/ablate_relabelling.py --write --behaviour mixture    # the same for other logs
 
 AgentSteps. Behaviour cloning and CQL learn from episodes that were all played under one budget, each under a budget
 drawn log-uniformly from the recording's range, or all without a budget, and are played on the test tasks under
@@ -40,6 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recording", default="agent_steps", help="name or folder of a recording of AgentSteps")
     parser.add_argument("--quick", action="store_true", help="every row, but too short to mean anything")
+    parser.add_argument("--behaviour", default="random", choices=("random", "mixture"), help="who plays the episodes")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--write", action="store_true", help="put the table into docs/ablations/relabelling.md")
     args = parser.parse_args()
@@ -47,7 +49,8 @@ def main() -> None:
     recording = load_recording(args.recording)
     began = time.process_time()
     seeds = range(1 if args.quick else args.seeds)
-    changes = {"updates": 20, "episodes": 400} if args.quick else {"updates": 1000, "episodes": 20_000}
+    size = {"updates": 20, "episodes": 400} if args.quick else {"updates": 1000, "episodes": 20_000}
+    changes = {"behaviour": args.behaviour, **size}
     low, high = recording.budget_range_usd
     one = float(np.sqrt(low * high))
     caps = np.geomspace(low, high, 6)  # an even number: `one` is not among them
@@ -86,15 +89,15 @@ def main() -> None:
 
     note = (
         f"Mean of score - lambda cost / cost scale over lambda = {', '.join(f'{x:g}' for x in LAMBDAS)} and the "
-        f"budgets {', '.join(f'{cap:.2g}' for cap in caps)} USD below or above the one; "
-        f"{len(recording.split('test'))} test tasks, {len(seeds)} seeds, {changes['episodes']:,} logged episodes, "
-        f"{changes['updates']:,} updates; 95 % paired bootstrap over tasks and seeds. No hard budget was exceeded. "
-        f"{time.process_time() - began:.0f} CPU seconds. "
-        f"{common.machine(PACKAGES)}. Command: `python benchmarks/ablate_relabelling.py --write`"
+        f"budgets {', '.join(f'{cap:.2g}' for cap in caps)} USD below or above {one:.2e}; "
+        f"{len(recording.split('test'))} test tasks, {len(seeds)} seeds, {size['episodes']:,} logged episodes of the "
+        f"behaviour {args.behaviour!r}, {size['updates']:,} updates; 95 % paired bootstrap over tasks and seeds. No "
+        f"hard budget was exceeded. {time.process_time() - began:.0f} CPU seconds. {common.machine(PACKAGES)}. "
+        f"Command: `python benchmarks/ablate_relabelling.py --write --behaviour {args.behaviour}`"
     )
     common.show("Hindsight budget relabelling", HEADER, rows, note)
     if args.write:
-        common.write("relabelling", HEADER, rows, note, PAGE)
+        common.write(f"relabelling, {args.behaviour}", HEADER, rows, note, PAGE)
 
 
 if __name__ == "__main__":

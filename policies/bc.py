@@ -13,11 +13,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch as th
 
-from routegym.errors import ConfigError
+from routegym.errors import ConfigError, MissingExtraError
 from routegym.policies.logs import ENDED, EpisodeLog, draw_lambdas, relabel
 from routegym.policies.offline import Learner, Offline
+
+try:
+    import torch as th
+except ImportError as error:
+    raise MissingExtraError("torch", "train") from error
 
 if TYPE_CHECKING:
     from routegym.graph.recording import Recording

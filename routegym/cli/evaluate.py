@@ -112,7 +112,7 @@ def wide_console() -> Console:
     """A console in which the tables keep their rows on one line each, also where the terminal is narrower."""
     from rich.console import Console
 
-    return Console(width=max(Console().width, 124))
+    return Console(width=max(Console().width, 136))
 
 
 def write_results(folder: Path, comparison: Comparison, env: str) -> None:

@@ -170,7 +170,8 @@ class Comparison:
         cost, score = self.references.arms.points()
         weak, strong = float(score[cost.argmin()]), float(score[cost.argmax()])
         calls = entry.shares[entry.chosen, : len(self.recording.arms)]
-        shares, scores = calls[:, cost.argmax()] / calls.sum(axis=1), entry.sweep.points()[1]
+        shares = calls[:, cost.argmax()] / np.maximum(calls.sum(axis=1), 1e-12)  # 0 where no arm was called
+        scores = entry.sweep.points()[1]
         return {
             "apgr": _finite(apgr(shares, scores, weak, strong)),
             "cpt_50": _finite(cpt(0.5, shares, scores, weak, strong)),
@@ -193,8 +194,8 @@ class Comparison:
             "cost_usd": float(cost),
             "regret": regret(at.scores[:, 0], at.costs[:, 0], best.scores[0, number], best.costs[0, number]),
             "collapse_index": routing_collapse_index(at.scores[:, 0], at.costs[:, 0], arms.scores[0], arms.costs[0]),
-            "largest_share": largest_share(to_arms),
-            "selection_entropy": selection_entropy(to_arms),
+            "largest_share": _finite(largest_share(to_arms)),
+            "selection_entropy": _finite(selection_entropy(to_arms)),
             "shares": dict(zip(self.recording.action_names, calls.tolist(), strict=True)),
         }
 
@@ -261,5 +262,5 @@ def _sweep(outcomes: Mapping[int, Outcomes], points: npt.NDArray[np.int64] | Non
 
 
 def _finite(value: float) -> float | None:
-    """JSON knows no infinity."""
+    """None for what JSON does not know: infinity, and NaN where nothing was called."""
     return float(value) if np.isfinite(value) else None

@@ -35,8 +35,8 @@ class Table:
         """For a page."""
         lines = [f"| {' | '.join(self.header)} |", f"| --- |{' ---: |' * (len(self.header) - 1)}"]
         for row in self.rows:
-            cells = [f"**{cell}**" if row[0] in self.strong and cell else cell for cell in row]
-            lines.append(f"| {' | '.join(cells)} |")
+            name = f"**{row[0]}**" if row[0] in self.strong else row[0]
+            lines.append(f"| {' | '.join((name, *row[1:]))} |")
         return "\n".join([*lines, "", *(f"{note}  " for note in self.notes)]).rstrip() + "\n"
 
 
@@ -167,7 +167,8 @@ def decision_table(metrics: Mapping[str, Any]) -> Table:
             if time is None
             else (f"{time['p50_s'] * 1e3:.3f}", f"{time['p99_s'] * 1e3:.3f}", f"{time['throughput_per_s']:,.0f}")
         )
-        share, entropy = f"{point['largest_share']:.0%}", f"{point['selection_entropy']:.2f}"
+        share = "" if point["largest_share"] is None else f"{point['largest_share']:.0%}"
+        entropy = "" if point["selection_entropy"] is None else f"{point['selection_entropy']:.2f}"
         rows.append((name, *cells, share, entropy, f"{point['collapse_index']:.2f}", f"{point['regret']:.3f}"))
     return Table(
         title="decisions",

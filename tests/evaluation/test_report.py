@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from routegym.evaluation.report import budget_table, evaluation_table
+from routegym.evaluation.report import Table, arm_table, budget_table, comparison_table, decision_table
 
 
 def interval(estimate, low, high):
@@ -18,58 +18,107 @@ def interval(estimate, low, high):
     }
 
 
+def policy(aiq, learned, score, rival):
+    return {
+        "learned": learned,
+        "seeds": 5,
+        "cpu_seconds": 12.34,
+        "aiq": aiq,
+        "over_zero_router": interval(0.06, 0.05, 0.07),
+        "gap_closed_oracle": interval(0.123, 0.1, 0.15),
+        "gap_closed_attainable": interval(0.5, 0.4, 0.6),
+        "over_best_baseline": rival,
+        "qnc": None,
+        "violations": 0,
+        "budgets": [
+            {
+                "budget_usd": 2.5e-5,
+                "score": score,
+                "score_low": score - 0.02,
+                "score_high": score + 0.01,
+                "cost_usd": 1.25e-5,
+                "regret": 0.375,
+                "collapse_index": 0.25,
+                "largest_share": 0.75,
+                "selection_entropy": 0.81,
+                "shares": {"nano/direct": 0.25, "large/written": 0.75},
+            }
+        ],
+    }
+
+
 @pytest.fixture
 def metrics():
     return {
         "recording": "toy",
         "split": "test",
         "tasks": 7,
-        "seeds": 5,
         "cost_range_usd": [1e-6, 7.25e-5],
-        "policy": {
-            "aiq": 0.61,
-            "violations": 0,
-            "budgets": [
-                {
-                    "budget_usd": 2.5e-5,
-                    "score": 0.5,
-                    "cost_usd": 1.25e-5,
-                    "oracle_score": 0.875,
-                    "oracle_cost_usd": 1e-5,
-                    "shares": {"nano/direct": 0.25, "large/written": 0.75},
-                }
-            ],
+        "budgets_usd": [2.5e-5],
+        "zero_router": {"aiq": 0.55},
+        "oracle": {"aiq": 0.9, "budgets": [{"budget_usd": 2.5e-5, "score": 0.875, "cost_usd": 1e-5}]},
+        "attainable": {"aiq": 0.8},
+        "best_baseline": "random",
+        "policies": {
+            "random": policy(0.2, False, 0.4, None),
+            "ppo": policy(0.61, True, 0.5, interval(0.41, -0.01, 0.5)),
         },
-        "oracle": {"aiq": 0.9},
-        "oracle_gap_closed": interval(0.123, 0.1, 0.15),
-        "against": {
-            "zero router": {"aiq": 0.55, "difference": interval(0.06, 0.05, 0.07)},
-            "random": {"aiq": 0.2, "difference": interval(0.41, -0.01, 0.5)},
-        },
+        "latency": {"ppo": {"p50_s": 1e-4, "p99_s": 2.5e-4, "throughput_per_s": 123456.0}},
     }
 
 
-def text(table) -> list[str]:
-    console = Console(file=io.StringIO(), width=140)
-    console.print(table)
-    return console.file.getvalue().splitlines()
+def text(table: Table) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(table.rich())
+    return console.file.getvalue()
 
 
-def test_evaluation_table(metrics):
-    lines = text(evaluation_table(metrics))
-    order = [
-        name for line in lines for name in ("oracle ", "policy ", "zero router ", "random ") if f"│ {name}" in line
+def test_rows_are_ordered_by_aiq_and_say_what_excludes_zero(metrics):
+    table = comparison_table(metrics)
+    assert [row[0] for row in table.rows] == [
+        "oracle (clairvoyant)",
+        "attainable bound",
+        "ppo",
+        "zero router",
+        "random",
     ]
-    assert order == ["oracle ", "policy ", "zero router ", "random "]
-    page = " ".join(" ".join(lines).split())
-    assert "toy, 7 test tasks, 5 training seeds" in page
-    assert "+0.0600 [+0.0500, +0.0700]*" in page
-    assert "+0.4100 [-0.0100, +0.5000] │" in page
-    assert "12.3% [10.0%, 15.0%]" in page
-    assert "1e-06 to 7.25e-05 USD" in page
+    assert table.rows[2] == (
+        "ppo", "0.6100", "+0.060 [+0.050, +0.070]*", "50% [40%, 60%]", "12% [10%, 15%]", "+0.410 [-0.010, +0.500]", "",
+        "0", "5", "12.3",
+    )  # fmt: skip
+    assert all(len(row) == len(table.header) for row in table.rows)
+    assert "toy, 7 test tasks" in text(table)
+    assert "1e-06 to 7.25e-05 USD" in text(table)
 
 
-def test_budget_table(metrics):
-    page = "\n".join(text(budget_table(metrics)))
-    for cell in ("2.5e-05", "1.25e-05", "0.500", "0.875", "large/written (75%)"):
-        assert cell in page
+def test_without_a_bound_there_is_no_column_for_it(metrics):
+    metrics["attainable"] = None
+    table = comparison_table(metrics)
+    assert "gap to bound closed" not in table.header
+    assert all(len(row) == len(table.header) for row in table.rows)
+
+
+def test_scores_by_budget_stand_beside_the_oracle(metrics):
+    table = budget_table(metrics)
+    assert table.header == ("policy", "2.50e-05")
+    assert table.rows == [("oracle", "0.875"), ("ppo", "0.500"), ("random", "0.400")]
+    assert "+-0.015" in table.notes[0]
+
+
+def test_arms_by_budget(metrics):
+    table = arm_table(metrics, "ppo")
+    assert table.rows == [("2.50e-05", "1.25e-05", "0.500", "0.875", "25%", "75%")]
+
+
+def test_decisions(metrics):
+    table = decision_table(metrics)
+    assert table.rows[0] == ("ppo", "0.100", "0.250", "123,456", "75%", "0.81", "0.25", "0.375")
+    assert table.rows[1][:4] == ("random", "", "", "")
+
+
+def test_markdown_sets_the_learned_off_and_keeps_the_notes(metrics):
+    page = comparison_table(metrics).markdown()
+    assert "| **ppo** | 0.6100 |" in page
+    assert "| random | 0.2000 |" in page
+    assert "| --- | ---: |" in page
+    assert "Best baseline: random" in page
