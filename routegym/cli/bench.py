@@ -142,8 +142,8 @@ def _write(env: str, out: Path, comparison: Comparison, metrics: dict[str, Any],
     from routegym.evaluation.report import comparison_table, results_page
     from routegym.policies.training import write_atomically
 
-    fastest = {job.name: job for job in reversed(jobs)}
-    metrics |= {"env": env, "made": _made(jobs), "latency": _latencies(list(fastest.values()), comparison)}
+    first = {job.name: job for job in reversed(jobs)}
+    metrics |= {"env": env, "made": _made(jobs), "decisions": _decisions(list(first.values()), comparison)}
     write_atomically(out / "metrics.json", (json.dumps(metrics, indent=1) + "\n").encode())
     write_results(out, comparison, env)
     write_atomically(out / "results.md", results_page(metrics).encode())
@@ -151,7 +151,7 @@ def _write(env: str, out: Path, comparison: Comparison, metrics: dict[str, Any],
     console.print(comparison_table(metrics).rich(columns=6), sep="\n")
     drawn = draw(out, comparison, f"{env}, {comparison.split} split", _leaders(metrics))
     if drawn:
-        _draw_shares(out, comparison, fastest)
+        _draw_shares(out, comparison, first)
     pictures = ", frontier.png, shares.png" if drawn else ""
     console.print(f"results: {out}   (results.md, metrics.json, results.parquet{pictures})")
 
@@ -182,14 +182,21 @@ def _leaders(metrics: dict[str, Any], count: int = 4) -> list[str]:
     ]
 
 
-def _latencies(jobs: Sequence[Job], comparison: Comparison) -> dict[str, Any]:
+def _decisions(jobs: Sequence[Job], comparison: Comparison) -> dict[str, Any]:
+    """Time per decision of each policy, and how well those that predict success are calibrated."""
     from dataclasses import asdict
 
     from routegym.evaluation.bench import policy_of_job
+    from routegym.evaluation.calibration import success_calibration
     from routegym.evaluation.latency import decision_latency
 
-    recording = comparison.recording
-    return {job.name: asdict(decision_latency(policy_of_job(job, recording), recording)) for job in jobs}
+    recording, found = comparison.recording, {}
+    for job in jobs:
+        policy: Any = policy_of_job(job, recording)
+        found[job.name] = asdict(decision_latency(policy, recording))
+        if hasattr(policy, "predicted"):
+            found[job.name] |= success_calibration(policy, recording, comparison.split)
+    return found
 
 
 def _draw_shares(out: Path, comparison: Comparison, jobs: dict[str, Job]) -> None:

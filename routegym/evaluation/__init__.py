@@ -2,7 +2,13 @@
 
 from routegym.core.rollout import EpisodeTable, rollout
 from routegym.evaluation.attainable import attainable_policy
-from routegym.evaluation.calibration import Reliability, brier, expected_calibration_error, reliability
+from routegym.evaluation.calibration import (
+    Reliability,
+    brier,
+    expected_calibration_error,
+    reliability,
+    success_calibration,
+)
 from routegym.evaluation.collapse import (
     DIFFICULTIES,
     difficulty,
@@ -84,5 +90,6 @@ __all__ = [
     "shares_by_group",
     "shares_figure",
     "snips",
+    "success_calibration",
     "zero_router",
 ]

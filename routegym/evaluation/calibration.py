@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from routegym.core.vector_env import RoutingVectorEnv
 from routegym.errors import ConfigError
+from routegym.evaluation.references import arms_alone
 
-__all__ = ["Reliability", "brier", "expected_calibration_error", "reliability"]
+if TYPE_CHECKING:
+    from routegym.graph.recording import Recording
+
+__all__ = ["Reliability", "brier", "expected_calibration_error", "reliability", "success_calibration"]
 
 _Floats = npt.NDArray[np.float64]
 
 #: Bins of equal width on [0, 1], or of equally many predictions.
 Binning = Literal["width", "mass"]
+
+
+class SuccessPredicting(Protocol):
+    """A policy that says what it expects."""
+
+    def predicted(self, observation: Any) -> npt.NDArray[np.float64]:
+        """Predicted final score of each action, float64 (n, n_actions), in [0, 1]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -84,6 +97,26 @@ def expected_calibration_error(
     """
     found = reliability(predicted, outcome, bins, binning)
     return float((found.count * np.abs(found.predicted - found.observed)).sum() / found.count.sum())
+
+
+def success_calibration(policy: SuccessPredicting, recording: Recording, split: str = "test") -> dict[str, float]:
+    """How well a policy foresees, at the start of each task, the score of every arm alone.
+
+    Args:
+        policy: with ``predicted(observation)``, the predicted final score of each action, float (n, n_actions).
+        recording: complete.
+        split: the tasks.
+
+    Returns:
+        ``brier`` and ``ece`` (15 bins of equal width) over all (task, arm) pairs.
+    """
+    tasks = recording.split(split)
+    form: Any = getattr(policy, "observation", "flat")
+    env = RoutingVectorEnv(len(tasks), recording, split=split, observation=form, info="lean")
+    observation, _ = env.reset(seed=0, options={"task_id": tasks})
+    outcome = arms_alone(recording, tasks).scores[0].T.reshape(-1)
+    predicted = policy.predicted(observation)[:, : len(recording.arms)].reshape(-1)
+    return {"brier": brier(predicted, outcome), "ece": expected_calibration_error(predicted, outcome)}
 
 
 def _checked(predicted: npt.ArrayLike, outcome: npt.ArrayLike) -> tuple[_Floats, _Floats]:

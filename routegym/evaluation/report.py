@@ -161,7 +161,7 @@ def decision_table(metrics: Mapping[str, Any]) -> Table:
     middle = len(metrics["budgets_usd"]) // 2
     rows = []
     for name, found in sorted(metrics["policies"].items(), key=lambda item: -item[1]["aiq"]):
-        time, point = metrics["latency"].get(name), found["budgets"][middle]
+        time, point = metrics["decisions"].get(name), found["budgets"][middle]
         cells = (
             ("", "", "")
             if time is None
@@ -169,7 +169,9 @@ def decision_table(metrics: Mapping[str, Any]) -> Table:
         )
         share = "" if point["largest_share"] is None else f"{point['largest_share']:.0%}"
         entropy = "" if point["selection_entropy"] is None else f"{point['selection_entropy']:.2f}"
-        rows.append((name, *cells, share, entropy, f"{point['collapse_index']:.2f}", f"{point['regret']:.3f}"))
+        rest = (f"{point['collapse_index']:.2f}", f"{point['regret']:.3f}")
+        calibration = ("", "") if time is None or "ece" not in time else (f"{time['brier']:.3f}", f"{time['ece']:.3f}")
+        rows.append((name, *cells, share, entropy, *rest, *calibration))
     return Table(
         title="decisions",
         header=(
@@ -181,6 +183,8 @@ def decision_table(metrics: Mapping[str, Any]) -> Table:
             "selection entropy",
             "collapse index",
             "regret",
+            "Brier",
+            "ECE",
         ),
         rows=rows,
         notes=(
@@ -189,5 +193,6 @@ def decision_table(metrics: Mapping[str, Any]) -> Table:
             "entropy of the choice (0 one arm, 1 all alike);",
             "share of episodes that some arm alone would have played better or as well for less; score lost to the "
             "clairvoyant optimum under that budget.",
+            "Brier and ECE: of the predicted score of every arm alone, at the start of a task.",
         ),
     )

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import helpers
 import numpy as np
 import pytest
 
 from routegym.errors import ConfigError
-from routegym.evaluation.calibration import brier, expected_calibration_error, reliability
+from routegym.evaluation.calibration import brier, expected_calibration_error, reliability, success_calibration
+from routegym.evaluation.references import arms_alone
 
 PREDICTED, OUTCOME = [0.1, 0.2, 0.6, 0.9, 1.0], [0, 1, 1, 1, 0]
 
@@ -63,3 +65,22 @@ def test_a_calibrated_predictor_has_next_to_no_error_and_a_sure_one_much(binning
 def test_bad_input(call, text):
     with pytest.raises(ConfigError, match=text):
         call()
+
+
+def test_a_policy_that_knows_is_calibrated_and_one_that_boasts_is_not():
+    recording = helpers.build("agent_steps", 40)
+    tasks = recording.split("test")
+    truth = arms_alone(recording, tasks).scores[0].T  # (tasks, arms)
+
+    class Says:
+        def __init__(self, values):
+            self.values = values
+
+        def predicted(self, observation):
+            assert observation.shape[0] == len(tasks)
+            return self.values
+
+    assert success_calibration(Says(truth), recording) == {"brier": 0.0, "ece": 0.0}
+    boasting = success_calibration(Says(np.ones_like(truth)), recording)
+    assert boasting["ece"] == pytest.approx(1 - truth.mean())
+    assert boasting["brier"] == pytest.approx(((1 - truth) ** 2).mean())

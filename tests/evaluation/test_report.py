@@ -63,7 +63,7 @@ def metrics():
             "random": policy(0.2, False, 0.4, None),
             "ppo": policy(0.61, True, 0.5, interval(0.41, -0.01, 0.5)),
         },
-        "latency": {"ppo": {"p50_s": 1e-4, "p99_s": 2.5e-4, "throughput_per_s": 123456.0}},
+        "decisions": {"ppo": {"p50_s": 1e-4, "p99_s": 2.5e-4, "throughput_per_s": 123456.0, "brier": 0.1, "ece": 0.02}},
     }
 
 
@@ -112,7 +112,7 @@ def test_arms_by_budget(metrics):
 
 def test_decisions(metrics):
     table = decision_table(metrics)
-    assert table.rows[0] == ("ppo", "0.100", "0.250", "123,456", "75%", "0.81", "0.25", "0.375")
+    assert table.rows[0] == ("ppo", "0.100", "0.250", "123,456", "75%", "0.81", "0.25", "0.375", "0.100", "0.020")
     assert table.rows[1][:4] == ("random", "", "", "")
 
 
