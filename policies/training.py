@@ -84,9 +84,11 @@ class Training:
         return None
 
     def clear(self) -> None:
-        """Delete the checkpoints: the training is over and its policy is saved."""
+        """Delete the checkpoints, and their folder if nothing else is in it: the policy is saved."""
         for path in self._files():
             path.unlink(missing_ok=True)
+        if self.folder is not None and self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
     def _files(self) -> list[Path]:
         return [] if self.folder is None else sorted(self.folder.glob("checkpoint-*.safetensors"))

@@ -141,7 +141,7 @@ def _train_seeds(run: Run, problem: Problem, algorithm: Any, console: Any) -> No
                 status = "" if metrics.get("score") is None else f"score {metrics['score']:.3f}"
                 bar.update(line, completed=min(metrics["step"], total or metrics["step"]), status=status)
 
-            training = Training(run.path / "checkpoints" / str(seed), report)
+            training = Training(run.path / f"checkpoints-{seed}", report)
             done[seed] = algorithm.fit(problem, seed, training)
             save_policies(run.path, problem.recording, done)
             training.clear()

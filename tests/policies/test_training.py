@@ -44,8 +44,12 @@ def test_keeps_the_last_two(tmp_path: Path) -> None:
         assert found is not None
         assert found[0]["number"] == number
     assert names(tmp_path) == ["checkpoint-000000000100.safetensors", "checkpoint-000000001000.safetensors"]
+    (tmp_path / "mine").write_text("precious")
     training.clear()
-    assert names(tmp_path) == []
+    assert names(tmp_path) == ["mine"]
+    (tmp_path / "mine").unlink()
+    training.clear()
+    assert not tmp_path.exists()
 
 
 def _cut(content: bytes) -> bytes:
