@@ -3,8 +3,9 @@
 Paper: Pomerleau, "Efficient Training of Artificial Neural Networks for Autonomous Navigation" (1991) for cloning; Chen
 et al., "Decision Transformer", arXiv 2106.01345, for cloning the best episodes only. Deviations: what is best is asked
 per task, among its episodes that a drawn budget would have paid for (hindsight relabelling), by score minus priced cost
-with a drawn price; so that a task teaches its cheapest success, or to fail cheaply. Each task's best episode is chosen
-with knowledge of its score: what the policy cannot tell apart it copies in the mean.
+with a drawn price. As this is asked with knowledge of the score, the very best is mostly luck (a cheap arm happened
+to be right): one of several good ones is drawn (`temperature`), and arms that succeed more often are copied more often.
+Tasks without a success teach nothing unless `failures` is set.
 """
 
 from __future__ import annotations

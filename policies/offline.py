@@ -43,9 +43,6 @@ class Learner(ABC):
     def loss(self, *rows: th.Tensor) -> th.Tensor:
         """Loss of a minibatch of them."""
 
-    def updated(self) -> None:  # noqa: B027 most have nothing to do
-        """Called after every update."""
-
 
 @dataclass(frozen=True)
 class Offline(ABC):
@@ -141,7 +138,6 @@ class Offline(ABC):
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
-                learner.updated()
                 total += loss.item()
                 done += 1
             number += 1
