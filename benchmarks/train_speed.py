@@ -36,7 +36,15 @@ from routegym.policies.training import Arrays, Training
 
 ENV = "routegym/AgentSteps-v0"
 STEPPING = ("ppo", "maskable_ppo", "recurrent_ppo", "grpo", "rloo", "ppo_lagrangian", "masrouter")
-LEARNING = ("maskable_ppo", "ppo", "grpo", "rloo", "all_action")
+#: Rows of the second table: an algorithm and what is changed of its tuned hyperparameters.
+LEARNING: dict[str, tuple[str, dict[str, Any]]] = {
+    "maskable_ppo": ("maskable_ppo", {}),
+    "ppo": ("ppo", {}),
+    "grpo": ("grpo", {}),
+    "rloo": ("rloo", {}),
+    "all_action": ("all_action", {}),
+    "all_action, half the updates": ("all_action", {"updates": 200}),
+}
 PRICES = (0.0, 0.05, 0.2)
 PACKAGES = ("routegym", "numpy", "numba", "stable-baselines3", "sb3-contrib", "torch")
 
@@ -83,7 +91,7 @@ def peer(recording: Recording, steps: int, n_envs: int, **settings: Any) -> floa
     """Environment steps per CPU second of stable-baselines3's PPO on a DummyVecEnv of the single environment."""
 
     def make() -> gym.Env[Any, Any]:
-        return Unmasked(gym.make(ENV, recording=recording, lambda_=0.1))
+        return Unmasked(gym.make(ENV, recording=recording, lambda_=0.1, info="lean"))
 
     model = PPO(
         "MlpPolicy", DummyVecEnv([make] * n_envs), policy_kwargs={"net_arch": [64, 64]}, device="cpu", **settings
@@ -97,9 +105,11 @@ class Unmasked(gym.Wrapper[Any, Any, Any, Any]):
     """Without a budget every arm is legal, so that an algorithm without masks can play."""
 
 
-def curve(name: str, recording: Recording, every_s: float, seed: int) -> list[tuple[float, float]]:
+def curve(name: str, recording: Recording, seed: int) -> list[tuple[float, float]]:
     """(CPU seconds, validation AIQ) of snapshots along a training."""
-    algorithm: Any = tuned(name, ENV)
+    algo, changes = LEARNING[name]
+    algorithm: Any = tuned(algo, ENV, changes)
+    every_s = 0.5 if algo == "all_action" else 1.0
     training = Snapshots(every_s)
     policy = algorithm.fit(Problem(recording), seed, training)
     end = time.process_time() - training.began
@@ -129,13 +139,16 @@ def main() -> None:
     parser.add_argument("--recording", default="agent_steps", help="name or folder of a recording of AgentSteps")
     parser.add_argument("--quick", action="store_true", help="every row, but too short to mean anything")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the learning curves")
+    parser.add_argument("--table", choices=("throughput", "learning"), help="only this one")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/speed.md")
     args = parser.parse_args()
     torch.set_num_threads(1)
     recording = load_recording(args.recording)
     note = f"{common.machine(PACKAGES)}. Command: `python benchmarks/train_speed.py --write`"
-    _tables(stepping(recording, args.quick), "train_speed", "Training throughput", note, args.write)
-    if not args.quick:
+    if args.table != "learning":
+        peer(recording, 64, 8, n_steps=8)  # loads and compiles
+        _tables(stepping(recording, args.quick), "train_speed", "Training throughput", note, args.write)
+    if args.table != "throughput" and not args.quick:
         _tables(learning(recording, args.seeds), "learning_speed", "Learning", note, args.write)
 
 
@@ -167,10 +180,7 @@ def stepping(recording: Recording, quick: bool) -> tuple[tuple[str, ...], list[t
 
 def learning(recording: Recording, seeds: int) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Header and rows of the second table, means over the seeds."""
-    curves = {
-        name: [curve(name, recording, 0.5 if name == "all_action" else 1.0, seed) for seed in range(seeds)]
-        for name in LEARNING
-    }
+    curves = {name: [curve(name, recording, seed) for seed in range(seeds)] for name in LEARNING}
     goal = float(np.mean([points[-1][1] for points in curves["maskable_ppo"]]))
     rows = []
     for name, mine in curves.items():

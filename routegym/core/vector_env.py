@@ -550,7 +550,7 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         return {name: part for name, part in self.layout.as_dict(out).items() if part.shape[1]}
 
     def _situation_info(self) -> dict[str, Any]:
-        task = self._graph.node_task.take(self.node)
+        task = self._graph.node_task[self.node]
         texts = np.empty(self.num_envs, dtype=object)
         texts[:] = self.recording.texts.take(self.node)
         return {"task_id": self.recording.task_ids[task], "text": texts, "budget_usd": self.ledger.budget_usd.copy()}
