@@ -38,6 +38,8 @@ class Evaluate:
     """Hard caps in USD; 10 over the recording's range by default."""
     baselines: tuple[str, ...] = ("random", "first_large_k", "confidence_cascade")
     """Algorithms to fit and evaluate beside it."""
+    attainable: bool = False
+    """Work out the attainable bound as well, which takes about a minute; see docs/results.md."""
     recording: str | None = None
     """Where the run's recording is, if it has moved."""
     seed: int = 0
@@ -48,6 +50,7 @@ class Evaluate:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
+        from routegym.evaluation.attainable import attainable_policy
         from routegym.evaluation.comparison import Comparison, Entry
         from routegym.evaluation.outcomes import Grid, play
         from routegym.evaluation.references import references
@@ -76,7 +79,11 @@ class Evaluate:
                 )
                 entries[name] = Entry.of(played, validated, learned=not number)
             bar.update(line, description="oracle", completed=len(names))
-            comparison = Comparison(recording, self.split, grid, entries, references(recording, self.split, grid))
+            bound = None
+            if self.attainable:
+                bound = play(attainable_policy(recording, self.split), recording, self.split, grid, self.seed)
+            against = references(recording, self.split, grid, bound)
+            comparison = Comparison(recording, self.split, grid, entries, against)
             bar.update(line, description="intervals", completed=len(names) + 1)
             metrics = comparison.metrics()
             bar.update(line, description="done", completed=len(names) + 2)

@@ -94,6 +94,14 @@ def test_evaluate_gives_the_same_numbers_again_elsewhere(
     assert json.loads((run / "metrics.json").read_text()) == json.loads((trained / "metrics.json").read_text())
 
 
+@pytest.mark.slow
+def test_the_attainable_bound_stands_between_policy_and_oracle(run_folder: Path) -> None:
+    main(["evaluate", str(run_folder), "--attainable"])
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    learned = metrics["policies"]["maskable_ppo"]["aiq"]
+    assert learned - 0.01 <= metrics["attainable"]["aiq"] <= metrics["oracle"]["aiq"] + 1e-12
+
+
 def test_enjoy_shows_a_route(trained: Path, recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tasks = Recording.load(recording).tasks
     capsys.readouterr()
