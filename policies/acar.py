@@ -10,10 +10,10 @@ workflow counts no votes. Every probe is charged. Arms and thresholds are chosen
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, combinations_with_replacement
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from routegym.policies.selection import Selected, select
 if TYPE_CHECKING:
     from routegym.graph.recording import Recording
     from routegym.policies.algorithm import Problem
-    from routegym.policies.training import Arrays, Training
+    from routegym.policies.training import Training
 
 __all__ = ["ACAR", "ProbePolicy"]
 
@@ -94,11 +94,6 @@ class ProbePolicy(Baseline):
             "more": self._named(self.more),
             "thresholds": list(self.thresholds),
         }
-
-    @classmethod
-    def from_state(cls, recording: Recording, settings: Mapping[str, Any], arrays: Arrays) -> Self:
-        """See `routegym.policies.storage.StoredPolicy`."""
-        return cls(recording, **settings)
 
     def predict(
         self,

@@ -18,9 +18,10 @@ import numpy.typing as npt
 
 from routegym.errors import ConfigError, MissingExtraError
 from routegym.policies.algorithm import Problem
+from routegym.policies.checks import check_positive, check_widths
 from routegym.policies.network import NetworkPolicy
 from routegym.policies.networks import Actor, make_actor
-from routegym.policies.sb3_training import optimizer_arrays, restore_optimizer
+from routegym.policies.optimizers import optimizer_arrays, restore_optimizer
 from routegym.policies.training import Arrays, Training, nested, pick
 from routegym.policies.unrolling import Evaluation, Unroller
 
@@ -134,15 +135,12 @@ class AllAction:
     """What trains: a subclass may value actions in another way."""
 
     def __post_init__(self) -> None:
-        for name in ("updates", "tasks_per_update", "passes", "learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} = {getattr(self, name)}; expected a number > 0")
+        check_positive(self, "updates", "tasks_per_update", "passes", "learning_rate", "max_grad_norm")
         if not self.width >= 1:
             raise ConfigError(f"width = {self.width}; expected a number >= 1")
         if not self.ent_coef >= 0:
             raise ConfigError(f"ent_coef = {self.ent_coef}; expected a number >= 0")
-        if not self.hidden or min(self.hidden) < 1:
-            raise ConfigError(f"hidden = {self.hidden}; expected at least one width >= 1")
+        check_widths(self.hidden)
 
     def fit(self, problem: Problem, seed: int = 0, training: Training | None = None) -> NetworkPolicy:
         """Train on the CPU; see `routegym.policies.algorithm.Algorithm`.

@@ -23,7 +23,8 @@ import numpy.typing as npt
 from routegym.core.observation import ObservationLayout
 from routegym.core.rollout import rollout
 from routegym.errors import ConfigError
-from routegym.policies.baselines import Baseline
+from routegym.policies.baselines import Baseline, begin
+from routegym.policies.checks import check_positive
 from routegym.policies.selection import budgets_of, lambdas_of
 from routegym.policies.training import Arrays, Training
 
@@ -119,12 +120,7 @@ class BanditPolicy(Baseline):
     ) -> tuple[_Ints, Any]:
         """See `routegym.policies.policy.Policy`; the state is the arm of each episode, int64 (N,)."""
         masks = self._masks(observation, action_masks)
-        n = len(masks)
-        if state is None:
-            arms, start = np.zeros(n, dtype=np.int64), np.ones(n, dtype=bool)
-        else:
-            arms = np.array(state, dtype=np.int64)
-            start = np.zeros(n, dtype=bool) if episode_start is None else np.asarray(episode_start, dtype=bool)
+        arms, start = begin(len(masks), state, episode_start)
         if start.any():
             arms[start] = self._best(observation[start], masks[start, : self.n_arms])
         return self._pay(arms, masks, self._may_stop(observation, masks)), arms
@@ -184,9 +180,7 @@ class _Bandit:
     """Multiple of the width of what is not known yet."""
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "batch", "ridge"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} = {getattr(self, name)}; expected a number > 0")
+        check_positive(self, "episodes", "batch", "ridge")
         if not self.exploration >= 0:
             raise ConfigError(f"exploration = {self.exploration}; expected a number >= 0")
 
@@ -316,7 +310,7 @@ def _contexts(observation: _Observation, layout: ObservationLayout, knots: _Floa
         left = np.log(budgets_of(observation, layout, 1.0))
     place = np.interp(left, knots, np.arange(len(knots)))[:, None]
     weights = np.maximum(0.0, 1.0 - np.abs(place - np.arange(len(knots))))
-    return np.hstack([observation[:, layout.columns["node_signals"]], weights])
+    return np.hstack([observation[:, layout.columns["node_signals"]], observation[:, layout.columns["task"]], weights])
 
 
 def _knots(recording: Recording) -> _Floats:

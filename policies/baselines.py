@@ -16,7 +16,7 @@ import numpy.typing as npt
 from routegym.core.observation import ObservationLayout
 from routegym.errors import ConfigError
 from routegym.evaluation.frontier import Frontier, hull
-from routegym.graph.values import always_arm_actions, evaluate_choices
+from routegym.evaluation.references import arms_alone
 
 if TYPE_CHECKING:
     from routegym.graph.recording import Recording
@@ -31,6 +31,7 @@ __all__ = [
     "Random",
     "RandomMixture",
     "RoundRobin",
+    "begin",
     "ladder_of",
 ]
 
@@ -123,16 +124,14 @@ def ladder_of(recording: Recording, split: str = "train") -> tuple[tuple[str, ..
         recording: a complete one.
         split: tasks to take the means over.
     """
-    graph = recording.graph
-    starts = graph.task_start[recording.split(split)]
-    alone = [evaluate_choices(graph, always_arm_actions(graph, arm)) for arm in range(graph.n_arms)]
-    points = [(float(cost[starts].mean()), float(score[starts].mean())) for score, cost in alone]
+    costs, scores = arms_alone(recording, recording.split(split)).points()
+    points = list(zip(costs.tolist(), scores.tolist(), strict=True))
     kept = hull(*zip(*points, strict=True))
     arms = [points.index(point) for point in zip(kept.costs.tolist(), kept.scores.tolist(), strict=True)]
     return tuple(recording.arms[arm].name for arm in arms), kept
 
 
-def _begin(n: int, state: Any, episode_start: npt.NDArray[np.bool_] | None) -> tuple[_Actions, _Masks]:
+def begin(n: int, state: Any, episode_start: npt.NDArray[np.bool_] | None) -> tuple[_Actions, _Masks]:
     """Memory of N episodes (0 at their start) and which of them are at their start."""
     if state is None:
         return np.zeros(n, dtype=np.int64), np.ones(n, dtype=bool)
@@ -230,7 +229,7 @@ class RoundRobin(Baseline):
     ) -> tuple[_Actions, Any]:
         """See `Policy.predict`; the state is whose turn it is, int64 (N,)."""
         masks = self._masks(observation, action_masks)
-        turn, start = _begin(len(masks), state, episode_start)
+        turn, start = begin(len(masks), state, episode_start)
         if self.seed is not None:
             turn = np.where(start, self._rng.integers(len(self.arms), size=len(masks)), turn)
         actions = self._pay(self.arms[turn], masks, self._may_stop(observation, masks))
@@ -268,7 +267,7 @@ class FirstLargeK(Baseline):
     ) -> tuple[_Actions, Any]:
         """See `Policy.predict`; the state is the number of calls made, int64 (N,)."""
         masks = self._masks(observation, action_masks)
-        calls, _ = _begin(len(masks), state, episode_start)
+        calls, _ = begin(len(masks), state, episode_start)
         arms = np.where(calls < self.k, self.large, self.small)
         return self._pay(arms, masks, self._may_stop(observation, masks)), calls + 1
 
@@ -314,7 +313,7 @@ class ConfidenceCascade(Baseline):
     ) -> tuple[_Actions, Any]:
         """See `Policy.predict`; the state is the rung of each episode, int64 (N,)."""
         masks = self._masks(observation, action_masks)
-        rung, start = _begin(len(masks), state, episode_start)
+        rung, start = begin(len(masks), state, episode_start)
         doubt = ~start & (observation[:, self._column] < np.float32(self.threshold))
         last = rung == len(self.ladder) - 1
         accept = self._may_stop(observation, masks) & ~start & (~doubt | last)
@@ -365,7 +364,7 @@ class Escalate(Baseline):
     ) -> tuple[_Actions, Any]:
         """See `Policy.predict`; the state is the rung of each episode, int64 (N,)."""
         masks = self._masks(observation, action_masks)
-        rung, start = _begin(len(masks), state, episode_start)
+        rung, start = begin(len(masks), state, episode_start)
         failed = ~start & (observation[:, self._column] < 0.5)
         last = rung == len(self.ladder) - 1
         accept = self._may_stop(observation, masks) & ~start & (~failed | last)
@@ -448,6 +447,6 @@ class RandomMixture(Baseline):
     ) -> tuple[_Actions, Any]:
         """See `Policy.predict`; the state says which arm each episode has drawn, int64 (N,)."""
         masks = self._masks(observation, action_masks)
-        drawn, start = _begin(len(masks), state, episode_start)
+        drawn, start = begin(len(masks), state, episode_start)
         drawn = np.where(start, self._rng.random(len(masks)) < self.share, drawn).astype(np.int64)
         return self._pay(self.arms[drawn], masks, self._may_stop(observation, masks)), drawn

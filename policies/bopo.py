@@ -23,6 +23,7 @@ from routegym.core.rollout import rollout
 from routegym.errors import ConfigError, MissingExtraError
 from routegym.policies.algorithm import Problem
 from routegym.policies.baselines import AlwaysArm
+from routegym.policies.checks import check_positive
 from routegym.policies.grpo import Episodes, GroupAlgorithm, Step, empty_episodes, play
 from routegym.policies.network import NetworkPolicy
 from routegym.policies.networks import Actor, make_actor
@@ -235,9 +236,7 @@ class BoPO(GroupAlgorithm):
             raise ConfigError(f"guidance = {self.guidance!r}; expected 'append', 'floor' or 'none'")
         if self.scale not in ("std", "none"):
             raise ConfigError(f"scale = {self.scale!r}; expected 'std' or 'none'")
-        for name in ("rollouts", "c_max", "sft_rollouts", "sft_tasks", "sft_epochs"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} = {getattr(self, name)}; expected a number > 0")
+        check_positive(self, "rollouts", "c_max", "sft_rollouts", "sft_tasks", "sft_epochs")
         if not self.r_hard >= 0:
             raise ConfigError(f"r_hard = {self.r_hard}; expected a number >= 0")
         if not 0 <= self.majority < 1:

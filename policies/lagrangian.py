@@ -25,8 +25,9 @@ from routegym.graph.values import always_arm_actions, evaluate_choices
 from routegym.policies.actor_critic import CostCritic
 from routegym.policies.algorithm import Problem
 from routegym.policies.network import NetworkPolicy
+from routegym.policies.optimizers import optimizer_arrays, restore_optimizer
 from routegym.policies.ppo import PPOParameters
-from routegym.policies.sb3_training import learn, optimizer_arrays, restore_optimizer
+from routegym.policies.sb3_training import learn
 from routegym.policies.training import Arrays, Training, nested, pick
 
 try:

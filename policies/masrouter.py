@@ -17,10 +17,11 @@ import numpy.typing as npt
 
 from routegym.errors import ConfigError, MissingExtraError
 from routegym.policies.algorithm import Problem
+from routegym.policies.checks import check_positive, check_widths
 from routegym.policies.grpo import empty_episodes, play
 from routegym.policies.network import NetworkPolicy
 from routegym.policies.networks import Actor, make_actor
-from routegym.policies.sb3_training import optimizer_arrays, restore_optimizer
+from routegym.policies.optimizers import optimizer_arrays, restore_optimizer
 from routegym.policies.training import Arrays, Training, nested, pick
 
 try:
@@ -85,15 +86,12 @@ class MasRouter:
     """Widths of the hidden layers."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "n_envs", "learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} = {getattr(self, name)}; expected a number > 0")
+        check_positive(self, "steps", "n_envs", "learning_rate", "max_grad_norm")
         if not 0 <= self.decay < 1:
             raise ConfigError(f"decay = {self.decay}; expected 0 <= decay < 1")
         if not self.ent_coef >= 0:
             raise ConfigError(f"ent_coef = {self.ent_coef}; expected a number >= 0")
-        if not self.hidden or min(self.hidden) < 1:
-            raise ConfigError(f"hidden = {self.hidden}; expected at least one width >= 1")
+        check_widths(self.hidden)
 
     def fit(self, problem: Problem, seed: int = 0, training: Training | None = None) -> NetworkPolicy:
         """Train on the CPU; see `routegym.policies.algorithm.Algorithm`."""

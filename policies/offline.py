@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from routegym.errors import ConfigError, MissingExtraError
+from routegym.policies.checks import check_positive, check_widths
 from routegym.policies.logs import EpisodeLog, collect, draw_budgets
 from routegym.policies.network import NetworkPolicy
 from routegym.policies.networks import Actor, make_actor
-from routegym.policies.sb3_training import optimizer_arrays, restore_optimizer
+from routegym.policies.optimizers import optimizer_arrays, restore_optimizer
 from routegym.policies.training import Arrays, Training, nested, pick
 
 try:
@@ -74,9 +75,7 @@ class Offline(ABC):
     """Widths of the hidden layers."""
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "updates", "batch_size", "round_updates", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} = {getattr(self, name)}; expected a number > 0")
+        check_positive(self, "episodes", "updates", "batch_size", "round_updates", "learning_rate")
         if self.behaviour not in ("random", "mixture"):
             raise ConfigError(
                 f"behaviour = {self.behaviour!r}; expected 'random' or 'mixture'; for a policy of yours log with "
@@ -85,8 +84,7 @@ class Offline(ABC):
         for name in ("epsilon", "unlimited"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}; expected a probability")
-        if not self.hidden or min(self.hidden) < 1:
-            raise ConfigError(f"hidden = {self.hidden}; expected at least one width >= 1")
+        check_widths(self.hidden)
 
     def fit(self, problem: Problem, seed: int = 0, training: Training | None = None) -> NetworkPolicy:
         """Log episodes, then learn from them; see `routegym.policies.algorithm.Algorithm`."""

@@ -18,6 +18,7 @@ from routegym.core.sb3 import SB3RoutingVecEnv
 from routegym.errors import ConfigError, MissingExtraError
 from routegym.policies.actor_critic import ActorCritic, MaskableActorCritic, RecurrentActorCritic
 from routegym.policies.algorithm import Problem
+from routegym.policies.checks import check_positive, check_widths
 from routegym.policies.network import NetworkPolicy
 from routegym.policies.recurrent import RecurrentPolicy
 from routegym.policies.sb3_training import learn, linear
@@ -69,16 +70,13 @@ class PPOParameters:
     """Widths of the hidden layers, for policy and value each."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "n_envs", "n_steps", "batch_size", "n_epochs", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} = {getattr(self, name)}; expected a number > 0")
+        check_positive(self, "steps", "n_envs", "n_steps", "batch_size", "n_epochs", "learning_rate")
         if (self.n_envs * self.n_steps) % self.batch_size:
             raise ConfigError(
                 f"batch_size = {self.batch_size} does not divide n_envs x n_steps = {self.n_envs * self.n_steps}; "
                 "choose a divisor"
             )
-        if not self.hidden or min(self.hidden) < 1:
-            raise ConfigError(f"hidden = {self.hidden}; expected at least one width >= 1")
+        check_widths(self.hidden)
 
     def arguments(self, problem: Problem, seed: int) -> dict[str, Any]:
         """What every PPO of stable-baselines3 takes."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from routegym.core.sb3 import SB3RoutingVecEnv
 from routegym.errors import MissingExtraError
+from routegym.policies.optimizers import optimizer_arrays, restore_optimizer
 from routegym.policies.training import Arrays, Training, nested, pick
 
 try:
@@ -76,6 +77,7 @@ class _Metrics(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         ended = np.array(self._episodes).reshape(-1, 3)
+        ended = ended[~np.isnan(ended[:, 0])]  # a live call that failed is no score
         score, cost, reward = ended.mean(axis=0).tolist() if len(ended) else (None, None, None)
         seconds = max(time.monotonic() - self._began, 1e-9)
         losses = {
@@ -140,25 +142,6 @@ def _restore(model: OnPolicyAlgorithm, settings: dict[str, Any], arrays: Arrays)
     if hasattr(model, "restore_extra"):
         model.restore_extra(pick("extra", arrays))
     restore_generators(pick("generators", arrays))  # last: nothing may draw from them after this
-
-
-def optimizer_arrays(optimizer: th.optim.Optimizer) -> Arrays:
-    """What an optimiser remembers of each parameter, by ``parameter/name``."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{index}/{name}": np.asarray(th.as_tensor(value).numpy())
-        for index, values in state.items()
-        for name, value in values.items()
-    }
-
-
-def restore_optimizer(optimizer: th.optim.Optimizer, arrays: Arrays) -> None:
-    """The inverse of `optimizer_arrays`."""
-    state: dict[int, dict[str, th.Tensor]] = {}
-    for place, array in arrays.items():
-        index, _, name = place.partition("/")
-        state.setdefault(int(index), {})[name] = th.as_tensor(array)
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def generators() -> Arrays:

@@ -23,6 +23,7 @@ from routegym.errors import ConfigError, MissingExtraError, RunError
 from routegym.graph.graph import OPEN, TransitionGraph
 from routegym.graph.values import always_arm_actions, evaluate_choices
 from routegym.policies.algorithm import Problem
+from routegym.policies.checks import check_positive
 from routegym.policies.training import Arrays, Training, nested, pick
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def near_arm_visits(
 def signal_columns(layout: ObservationLayout) -> npt.NDArray[np.int64]:
     """Columns of a flat observation that show the situation: signals and the step, not budget, price and masks."""
     every = np.arange(layout.width)
-    return np.concatenate([every[layout.columns[group]] for group in ("node_signals", "edge_signals", "step")])
+    return np.concatenate([every[layout.columns[group]] for group in ("node_signals", "task", "edge_signals", "step")])
 
 
 def price_of(observation: _Floats, layout: ObservationLayout) -> npt.NDArray[np.float64]:
@@ -516,9 +517,7 @@ class _SuccessPrediction:
     def __post_init__(self) -> None:
         if self.features not in ("signals", "tfidf"):
             raise ConfigError(f"features = {self.features!r}; expected 'signals' or 'tfidf'")
-        for name in ("situations", "max_ngrams", *self._positive):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} = {getattr(self, name)}; expected a number > 0")
+        check_positive(self, "situations", "max_ngrams", *self._positive)
         if not 0 < self.random_share <= 1:
             raise ConfigError(f"random_share = {self.random_share}; expected a share above 0 and at most 1")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from gymnasium.envs.registration import register, registry
 
+from routegym.errors import ConfigError
+
 __all__ = ["ENV_IDS", "kind_of", "register_envs"]
 
 _FAMILIES = {
@@ -17,7 +19,13 @@ ENV_IDS = tuple(_FAMILIES)
 
 
 def kind_of(env_id: str) -> str:
-    """Kind of recording that an environment takes, also the name of its shipped one."""
+    """Kind of recording that an environment takes, also the name of its shipped one.
+
+    Raises:
+        ConfigError: there is no such environment.
+    """
+    if env_id not in _FAMILIES:
+        raise ConfigError(f"env = {env_id!r}; expected one of {', '.join(ENV_IDS)}")
     return _FAMILIES[env_id].partition(":")[0]
 
 

@@ -66,17 +66,16 @@ class Train:
         from routegym.graph.library import load_recording
         from routegym.policies.algorithm import Problem
         from routegym.policies.config import hyperparameters, tuned
-        from routegym.registration import ENV_IDS, kind_of
+        from routegym.registration import kind_of
         from routegym.tracking.run import Run, RunConfig, versions
 
         if self.seeds < 1 or self.seed < 0:
             raise ConfigError(f"seed = {self.seed}, seeds = {self.seeds}; expected seed >= 0 and seeds >= 1")
-        if self.env not in ENV_IDS:
-            raise ConfigError(f"env = {self.env!r}; expected one of {', '.join(ENV_IDS)}")
+        kind = kind_of(self.env)
         sys.path.insert(0, os.getcwd())  # a module of one's own beside the command
         algorithm: Any = tuned(self.algo, self.env, {"steps": self.steps, **_changes(self.set)})
         _threads(self.threads)
-        source = self.recording or kind_of(self.env)
+        source = self.recording or kind
         recording = load_recording(source)
         problem = Problem(recording, self.budget_usd or "sampled", self.lambda_)
         problem.env(1)  # a mistake is told before anything is written

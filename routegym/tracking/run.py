@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from routegym.errors import RunError
+from routegym.policies.training import write_atomically
 
 __all__ = ["Run", "RunConfig", "versions"]
 
@@ -119,15 +120,11 @@ class Run:
         for line in path.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
             kept[record.get("seed"), record.get("step")] = line
-        draft = self.path / ".metrics.jsonl.draft"
-        draft.write_text("".join(f"{line}\n" for line in kept.values()), encoding="utf-8")
-        os.replace(draft, path)
+        write_atomically(path, "".join(f"{line}\n" for line in kept.values()).encode())
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file, all of it or nothing."""
-        draft = self.path / f".{name}.draft"
-        draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(draft, self.path / name)
+        write_atomically(self.path / name, f"{json.dumps(content, indent=1)}\n".encode())
 
 
 def versions() -> dict[str, str]:
