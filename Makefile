@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart results install test slow minimal lint format check coverage clean
+.PHONY: help quickstart results install test test-live slow minimal lint format check coverage clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -26,6 +26,9 @@ install: $(VENV)/.installed-dev  ## everything: all extras and the development t
 
 test: $(VENV)/.installed-dev  ## the whole test suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-live:  ## serve two small language models with vLLM in an environment of its own, and test against them
+	bash scripts/serve_smol.sh --test
 
 slow: $(VENV)/.installed-dev  ## the tests that take minutes each
 	$(BIN)/python -m pytest -n 2 -m slow

@@ -40,27 +40,28 @@ class Conversation:
 
 
 class CascadeWorkflow:
-    """Calls until an answer is accepted, graded by exact match with the reference.
+    """Calls until an answer is accepted, which is graded as its task set says.
 
     Args:
         arms: names of the pool's arms, in order.
         most_calls: the call after which the answer is accepted as it is.
+        levels: show the difficulty level of the operation and the verdict of a check of last digits; for tasks that
+            are arithmetic operations.
     """
 
     kind = "cascade"
     controls: tuple[str, ...] = (ACCEPT,)
     edge_signal_names = RESPONSE_SIGNALS
 
-    def __init__(self, arms: Sequence[str], most_calls: int = 3) -> None:
-        self.arms, self.most_calls = tuple(arms), most_calls
+    def __init__(self, arms: Sequence[str], most_calls: int = 3, levels: bool = True) -> None:
+        self.arms, self.most_calls, self.levels = tuple(arms), most_calls, levels
         self.node_signal_names = (
-            *OPERATION_FEATURES,
+            *(OPERATION_FEATURES if levels else ()),
             "confidence",
             "best_confidence",
             "agreement",
             "length",
-            "verdict_passed",
-            "verdict_failed",
+            *(("verdict_passed", "verdict_failed") if levels else ()),
             "calls",
             *(f"tried_{name}" for name in self.arms),
         )
@@ -93,36 +94,33 @@ class CascadeWorkflow:
     def outcome(
         self, states: Sequence[Conversation], tasks: TaskSet
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-        """Ended when closed: 1 if the last answer is the reference, else 0."""
+        """Ended when closed; the last answer is graded, and none at all scores 0."""
         closed = np.array([state.closed for state in states], dtype=bool)
-        right = np.array([state.answer == tasks.references[state.task] for state in states], dtype=np.float32)
-        return (
-            np.where(closed, TERMINATED, OPEN).astype(np.uint8),
-            np.where(closed, right, np.nan).astype(np.float32),
-        )
+        score = np.where(closed, 0.0, np.nan).astype(np.float32)
+        answered = {row: state.answer for row, state in enumerate(states) if state.closed and state.answer is not None}
+        score[list(answered)] = tasks.grade([states[row].task for row in answered], list(answered.values()))
+        return np.where(closed, TERMINATED, OPEN).astype(np.uint8), score
 
     def signals(self, states: Sequence[Conversation]) -> npt.NDArray[np.float32]:
         """What a caller sees at run time; never whether the answer is right."""
         rows = np.zeros((len(states), len(self.node_signal_names)), dtype=np.float32)
-        width = len(OPERATION_FEATURES)
-        rows[:, :width] = operation_features([state.prompt for state in states])
-        for row, state in enumerate(states):
+        place = {name: column for column, name in enumerate(self.node_signal_names)}
+        if self.levels:
+            rows[:, : len(OPERATION_FEATURES)] = operation_features([state.prompt for state in states])
+        for row, state in zip(rows, states, strict=True):
             if state.closed or not state.calls:
                 continue  # a closed conversation is known by its answer alone, see `encode`
             answers = [answer for _, answer, _ in state.calls]
             scores = [score for _, _, score in state.calls]
-            verdict = last_digit_verdict(state.prompt, answers[-1])
-            rows[row, width : width + 7] = (
-                scores[-1],
-                max(scores),
-                answers.count(answers[-1]) / len(answers),
-                min(len(answers[-1]) / 8, 1.0),
-                verdict,
-                not verdict,
-                len(answers) / self.most_calls,
-            )
+            row[place["confidence"]], row[place["best_confidence"]] = scores[-1], max(scores)
+            row[place["agreement"]] = answers.count(answers[-1]) / len(answers)
+            row[place["length"]] = min(len(answers[-1]) / 8, 1.0)
+            row[place["calls"]] = len(answers) / self.most_calls
+            if self.levels:
+                verdict = last_digit_verdict(state.prompt, answers[-1])
+                row[place["verdict_passed"]], row[place["verdict_failed"]] = verdict, not verdict
             for name, _, _ in state.calls:
-                rows[row, width + 7 + self.arms.index(name)] = 1.0
+                row[place[f"tried_{name}"]] = 1.0
         return rows
 
     def response_signals(self, responses: Sequence[Response]) -> npt.NDArray[np.float32]:
@@ -161,7 +159,8 @@ class CascadeEnv(RoutingEnv):
     """Call an arm, see what can be seen at run time, then accept the answer or call another arm.
 
     ## Description
-    A task is one operation on three-digit registers such as ``58*7``. The last answer counts.
+    A task is one question; in the shipped recording ``cascade`` an operation on three-digit registers such as
+    ``58*7``. The last answer counts.
 
     ## Situations
     The calls made so far: arm, answer and confidence of each.
@@ -172,13 +171,14 @@ class CascadeEnv(RoutingEnv):
 
     ## Observation
     By default ``Box(0, 1, (width,), float32)``; ``env.unwrapped.layout.names`` names every column. ``node_signals``
-    are the level of the operation; confidence of the last answer and the best so far; share of the answers that
-    agree with the last; its length / 8; the verdict of a last-digit check (a verifier that can be had at run time: it
-    catches wrong last digits only); calls / 3; which arms were tried; once the answer is accepted, the level alone.
+    are confidence of the last answer and the best so far; share of the answers that agree with the last; its
+    length / 8; calls / 3; which arms were tried. Where tasks are arithmetic, also the level of the operation and the
+    verdict of a last-digit check (a verifier that can be had at run time: it catches wrong last digits only); once the
+    answer is accepted, the level alone. ``task`` is the embedding of the prompt where the recording has one.
     The other groups are those of `AgentStepsEnv`.
 
     ## Reward
-    ``-lambda * cost / cost_scale`` at every step, plus the score (1 if the accepted answer is exact, else 0).
+    ``-lambda * cost / cost_scale`` at every step, plus the score, the grade of the accepted answer in [0, 1].
 
     ## Episode end
     *Terminated* by ``accept`` and after the third call, whose answer is accepted as it is. Never truncated.

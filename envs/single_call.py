@@ -31,12 +31,19 @@ class Question:
 
 
 class SingleCallWorkflow:
-    """One call per task, graded by exact match with the reference."""
+    """One call per task, graded as its task set says.
+
+    Args:
+        levels: show the difficulty level of the operation; for tasks that are arithmetic operations.
+    """
 
     kind = "single_call"
     controls: tuple[str, ...] = ()
-    node_signal_names = OPERATION_FEATURES
     edge_signal_names = RESPONSE_SIGNALS
+
+    def __init__(self, levels: bool = True) -> None:
+        self.levels = levels
+        self.node_signal_names: tuple[str, ...] = OPERATION_FEATURES if levels else ()
 
     def start(self, tasks: TaskSet, indices: Sequence[int]) -> list[Question]:
         """The questions."""
@@ -58,16 +65,17 @@ class SingleCallWorkflow:
     def outcome(
         self, states: Sequence[Question], tasks: TaskSet
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-        """Ended by the first answer: 1 if it is the reference, else 0."""
+        """Ended by the first answer, which is graded."""
         answered = np.array([state.answer is not None for state in states], dtype=bool)
-        right = np.array([state.answer == tasks.references[state.task] for state in states], dtype=np.float32)
-        return (
-            np.where(answered, TERMINATED, OPEN).astype(np.uint8),
-            np.where(answered, right, np.nan).astype(np.float32),
-        )
+        score = np.full(len(states), np.nan, dtype=np.float32)
+        closed = [state for state in states if state.answer is not None]
+        score[answered] = tasks.grade([state.task for state in closed], [state.answer or "" for state in closed])
+        return np.where(answered, TERMINATED, OPEN).astype(np.uint8), score
 
     def signals(self, states: Sequence[Question]) -> npt.NDArray[np.float32]:
-        """Level of the operation that is asked for."""
+        """Level of the operation that is asked for, if levels are shown."""
+        if not self.levels:
+            return np.zeros((len(states), 0), dtype=np.float32)
         return operation_features([state.prompt for state in states])
 
     def response_signals(self, responses: Sequence[Response]) -> npt.NDArray[np.float32]:
@@ -98,7 +106,8 @@ class SingleCallEnv(RoutingEnv):
     """One task, one call: the contextual bandit that most published routers solve.
 
     ## Description
-    A task is one operation on three-digit registers such as ``58*7``; the chosen arm answers and is graded.
+    A task is one question; the chosen arm answers and is graded as the task set says. In the shipped recording
+    ``single_call`` it is an operation on three-digit registers such as ``58*7``.
 
     ## Situations
     The question, then its answer.
@@ -108,10 +117,11 @@ class SingleCallEnv(RoutingEnv):
 
     ## Observation
     By default ``Box(0, 1, (width,), float32)``; ``env.unwrapped.layout.names`` names every column. ``node_signals``
-    is the one-hot level of the operation; the other groups are those of `AgentStepsEnv`.
+    is the one-hot level of the operation where tasks are arithmetic; ``task`` is the embedding of the prompt where
+    the recording has one; the other groups are those of `AgentStepsEnv`.
 
     ## Reward
-    ``score - lambda * cost / cost_scale``; the score is 1 if the answer is exact, else 0.
+    ``score - lambda * cost / cost_scale``; the score is the grade of the answer in [0, 1].
 
     ## Episode end
     *Terminated* after the call. Never truncated.

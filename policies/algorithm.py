@@ -16,6 +16,7 @@ from routegym.core.vector_env import Budget, RoutingVectorEnv
 from routegym.errors import ConfigError
 
 if TYPE_CHECKING:
+    from routegym.graph.growth import Expander
     from routegym.graph.recording import Recording
     from routegym.policies.policy import Policy
     from routegym.policies.training import Training
@@ -78,6 +79,8 @@ class Problem:
     """Price of cost; a range is drawn from, so that one policy serves every price."""
     split: str = "train"
     """Tasks to learn from."""
+    expander: Expander | None = None
+    """Grows the recording while learning, from a live pool; for algorithms that learn by playing."""
 
     def env(self, num_envs: int, **options: Any) -> RoutingVectorEnv:
         """A batch environment of this problem for training; `options` are further arguments of it."""
@@ -87,6 +90,7 @@ class Problem:
             "split": self.split,
             "autoreset_mode": "SameStep",
             "info": "lean",
+            "expander": self.expander,
         }
         return RoutingVectorEnv(num_envs, self.recording, **settings | options)
 

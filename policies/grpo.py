@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from gymnasium.vector import AutoresetMode
 from pydantic import InstanceOf
 
 from routegym.core.observation import ObservationLayout
@@ -29,6 +30,7 @@ from routegym.errors import ConfigError, MissingExtraError
 from routegym.graph.recording import Recording
 from routegym.policies.actor_critic import ActorCritic
 from routegym.policies.algorithm import Problem
+from routegym.policies.checks import check_positive, check_widths
 from routegym.policies.network import NetworkPolicy
 from routegym.policies.networks import Actor
 from routegym.policies.sb3_training import learn, linear
@@ -44,7 +46,18 @@ try:
 except ImportError as error:
     raise MissingExtraError("stable_baselines3", "train") from error
 
-__all__ = ["GRPO", "RLOO", "Episodes", "GroupAlgorithm", "grpo_advantages", "k3", "play", "rloo_advantages"]
+__all__ = [
+    "GRPO",
+    "RLOO",
+    "Episodes",
+    "GroupAlgorithm",
+    "empty_episodes",
+    "grpo_advantages",
+    "k3",
+    "play",
+    "rloo_advantages",
+    "without_failures",
+]
 
 _Floats = npt.NDArray[np.float64]
 _Ints = npt.NDArray[np.int64]
@@ -88,41 +101,57 @@ def play(
     """Play one whole episode in every slot, in groups of the same task, budget and lambda.
 
     Args:
-        env: with ``info="lean"`` or more; any autoreset mode but NEXT_STEP. It is reset.
-        act: chooses for the episodes that still go on; the others are stepped by the first legal action and not read.
+        env: with ``info="lean"`` or more; any autoreset mode. It is reset.
+        act: chooses for the episodes that still go on.
         seed: fixes tasks, budgets, lambdas and responses.
         group_size: a divisor of `env.num_envs`.
         episodes: is filled, see `empty_episodes`.
     """
-    # A seed at every reset makes the episode counters of a group equal: slots that reset themselves at different times
-    # would otherwise draw different tasks.
-    observation, _ = env.reset(seed=seed, options={"group_size": group_size})
-    if episodes is not None:
-        episodes.task[:] = env.recording.graph.node_task[env.node]
-        episodes.budget_usd[:] = env.ledger.budget_usd
-        episodes.lambda_[:] = env.lambda_
-    slots, length = np.arange(env.num_envs), 0
-    while len(slots):
-        rows = observation[slots]
-        actions, log_probs = act(rows, slots)
-        everyone = actions
-        if len(slots) < env.num_envs:
-            everyone = env.action_masks().argmax(axis=1)
-            everyone[slots] = actions
-        observation, _, terminated, truncated, info = env.step(everyone)
-        length += 1
-        ended = (terminated | truncated)[slots]
-        over = slots[ended]
+    mode, env.autoreset_mode = env.autoreset_mode, AutoresetMode.DISABLED  # who has finished asks nobody anything
+    try:
+        # A seed at every reset makes the episode counters of a group equal, and with them the tasks.
+        observation, _ = env.reset(seed=seed, options={"group_size": group_size})
         if episodes is not None:
-            episodes.score[over] = info["score"][over]
-            episodes.cost_usd[over] = info["cost_usd_total"][over]
-        yield Step(slots, rows, actions, log_probs, ended, length)
-        slots = slots[~ended]
+            episodes.task[:] = env.recording.graph.node_task[env.node]
+            episodes.budget_usd[:] = env.ledger.budget_usd
+            episodes.lambda_[:] = env.lambda_
+        slots, length = np.arange(env.num_envs), 0
+        everyone = np.zeros(env.num_envs, dtype=np.int64)
+        while len(slots):
+            rows = observation[slots]
+            actions, log_probs = act(rows, slots)
+            everyone[slots] = actions
+            observation, _, terminated, truncated, info = env.step(everyone)
+            length += 1
+            ended = (terminated | truncated)[slots]
+            over = slots[ended]
+            if episodes is not None:
+                episodes.score[over] = info["score"][over]  # NaN where a live call failed
+                episodes.cost_usd[over] = info["cost_usd_total"][over]
+            yield Step(slots, rows, actions, log_probs, ended, length)
+            slots = slots[~ended]
+    finally:
+        env.autoreset_mode = mode
 
 
 def empty_episodes(n: int) -> Episodes:
     """Room for the results of `play`."""
     return Episodes(np.zeros(n, dtype=np.int64), *(np.zeros(n) for _ in range(4)))
+
+
+def without_failures(episodes: Episodes, group_size: int) -> Episodes:
+    """Episodes whose live call failed get the mean score and cost of the rest of their group: an advantage of 0."""
+    failed = np.isnan(episodes.score).reshape(-1, group_size)
+    if not failed.any():
+        return episodes
+    rest = np.maximum((~failed).sum(axis=1, keepdims=True), 1)
+
+    def filled(values: _Floats) -> _Floats:
+        grouped = values.reshape(failed.shape)
+        mean = np.where(failed, 0.0, grouped).sum(axis=1, keepdims=True) / rest
+        return np.where(failed, mean, grouped).reshape(-1)
+
+    return episodes._replace(score=filled(episodes.score), cost_usd=filled(episodes.cost_usd))
 
 
 # -- advantages --------------------------------------------------------------------------------
@@ -292,7 +321,7 @@ class _GroupModel(OnPolicyAlgorithm):
             if not callback.on_step():
                 return False
             self._update_info_buffer(infos, dones)
-        rollout_buffer.finish(self.advantages(episodes))
+        rollout_buffer.finish(self.advantages(without_failures(episodes, self.group_size)))
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
@@ -377,9 +406,9 @@ class GroupAlgorithm:
     """Widths of the hidden layers."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "n_envs", "batch_size", "n_epochs", "learning_rate", "clip_range", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} = {getattr(self, name)}; expected a number > 0")
+        check_positive(
+            self, "steps", "n_envs", "batch_size", "n_epochs", "learning_rate", "clip_range", "max_grad_norm"
+        )
         for name in ("ent_coef", "kl_coef"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} = {getattr(self, name)}; expected a number >= 0")
@@ -390,8 +419,7 @@ class GroupAlgorithm:
                 f"group_size = {self.group_size} does not divide n_envs = {self.n_envs}; choose a divisor, or make "
                 f"n_envs {-(-self.n_envs // self.group_size) * self.group_size}"
             )
-        if not self.hidden or min(self.hidden) < 1:
-            raise ConfigError(f"hidden = {self.hidden}; expected at least one width >= 1")
+        check_widths(self.hidden)
 
     def train(
         self,

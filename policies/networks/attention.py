@@ -57,7 +57,7 @@ class ArmAttention(th.nn.Module):
         per_arm = arm_signals(recording.node_signal_names, arms)
         owned = {column for columns in per_arm.values() for column in columns}
         shared = [column for column in range(len(recording.node_signal_names)) if column not in owned]
-        for group in ("edge_signals", "remaining", "lambda", "step"):
+        for group in ("task", "edge_signals", "remaining", "lambda", "step"):
             place = layout.columns[group]
             shared += range(place.start, place.stop)
         kinds = kind_signals(recording.node_signal_names, graph.node_signals[graph.node_status == OPEN])

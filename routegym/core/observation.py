@@ -22,6 +22,7 @@ class ObservationLayout:
     group            columns
     ===============  =============================================================================
     ``node_signals``  what the workflow shows of the situation
+    ``task``          the embedding of the task's prompt, where its task set has one
     ``arm_reserve``   per action: worst case / cost scale, at most 1
     ``edge_signals``  what is seen of the last response; 0 before the first call
     ``affordable``    per action: 1 where it is legal now
@@ -34,17 +35,20 @@ class ObservationLayout:
     node_signal_names: tuple[str, ...]
     edge_signal_names: tuple[str, ...]
     action_names: tuple[str, ...]
+    embedding_width: int = 0
 
     @classmethod
     def of(cls, recording: Recording) -> ObservationLayout:
         """The layout of a recording's observations."""
-        return cls(recording.node_signal_names, recording.edge_signal_names, recording.action_names)
+        width = recording.tasks.embedding.shape[1]
+        return cls(recording.node_signal_names, recording.edge_signal_names, recording.action_names, width)
 
     @cached_property
     def groups(self) -> dict[str, tuple[str, ...]]:
         """Column names of each group, in order."""
         return {
             "node_signals": self.node_signal_names,
+            "task": tuple(f"embedding_{column}" for column in range(self.embedding_width)),
             "arm_reserve": self.action_names,
             "edge_signals": self.edge_signal_names,
             "affordable": self.action_names,
@@ -81,9 +85,12 @@ def static_features(recording: Recording, nodes: slice) -> npt.NDArray[np.float3
     """Columns of `ObservationLayout` that depend on the situation alone: those that come first, and the last."""
     graph = recording.graph
     signals, reserve = graph.node_signals[nodes], graph.node_reserve[nodes]
-    width, n_actions = signals.shape[1], reserve.shape[1]
+    embedding = recording.tasks.embedding
+    own, width, n_actions = signals.shape[1], signals.shape[1] + embedding.shape[1], reserve.shape[1]
     rows = np.empty((len(signals), width + n_actions + 1), dtype=np.float32)
-    rows[:, :width] = signals
+    rows[:, :own] = signals
+    if width > own:
+        rows[:, own:width] = embedding[graph.node_task[nodes]]
     reserve = np.nan_to_num(reserve / recording.cost_scale_usd, nan=0.0, posinf=1.0)
     rows[:, width : width + n_actions] = np.minimum(reserve, 1.0)
     step = graph.node_step[nodes]

@@ -24,7 +24,7 @@ class EpisodeTable:
     task: npt.NDArray[Any]
     """The task as it was asked for: index, int64 (n,), or id, str (n,)."""
     score: npt.NDArray[np.float64]
-    """Graded score in [0, 1], (n,)."""
+    """Graded score in [0, 1], (n,); NaN where a live call brought no answer."""
     cost_usd: npt.NDArray[np.float64]
     """What the episode spent, (n,)."""
     budget_usd: npt.NDArray[np.float64]
@@ -37,6 +37,8 @@ class EpisodeTable:
     """Whether it spent more than its cap, (n,)."""
     arm_counts: npt.NDArray[np.int64]
     """How often each action was taken, (n, n_actions)."""
+    latency_s: npt.NDArray[np.float64]
+    """Seconds that the episode's calls took one after the other, (n,); NaN unless the env has ``info="full"``."""
 
     def __len__(self) -> int:
         return len(self.task)
@@ -81,6 +83,7 @@ def rollout(
     score, cost = np.zeros(n), np.zeros(n)
     steps = np.zeros(n, dtype=np.int64)
     counts = np.zeros((n, n_actions), dtype=np.int64)
+    latency = np.zeros(n)
     for first in range(0, n, slots):
         episode = np.arange(first, first + slots)
         playing = episode < n
@@ -97,6 +100,7 @@ def rollout(
             now = episode[playing]
             steps[now] += 1
             counts[now, actions[playing]] += 1
+            latency[now] += info["latency_s"][playing] if "latency_s" in info else np.nan
             ended = playing & start
             score[episode[ended]] = info["score"][ended]
             cost[episode[ended]] = info["cost_usd_total"][ended]
@@ -110,6 +114,7 @@ def rollout(
         steps=steps,
         violations=cost > budgets,
         arm_counts=counts,
+        latency_s=latency,
     )
 
 

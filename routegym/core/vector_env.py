@@ -22,11 +22,13 @@ from routegym.core.reward import Reward, reward_function, vector
 from routegym.core.tables import Outcome, Slots, Tables, tables_of
 from routegym.errors import ActionError, BudgetError, ConfigError, MissingEdgeError, TaskError
 from routegym.graph.library import load_recording
+from routegym.graph.pricing import failure_cost_usd
 from routegym.pool.arms import TOKEN_KINDS
 
 if TYPE_CHECKING:
     from routegym.graph.growth import Expander
     from routegym.graph.recording import Recording
+    from routegym.pool.backend import Failure
 
 __all__ = ["Budget", "RoutingVectorEnv"]
 
@@ -65,10 +67,15 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
     episode, for the episodes it starts; and ``group_size``: blocks of that many slots get the same task, budget
     and lambda, also after autoresets, until the next reset.
 
-    In ``info`` the facts of a step (``cost_usd``, ``cost_usd_total``, ``score``, ``arm``, tokens, ``latency_s``,
-    ``flops``) are those of the step just taken, and those of a situation (``task_id``, ``text``, ``budget_usd``) of
-    the one that the observation shows; with SAME_STEP, ``final_obs`` and ``final_info`` keep what an autoreset
-    replaced (rows of episodes that did not end are zero; ``_final_obs`` tells which count).
+    In ``info`` the facts of a step (``cost_usd``, ``cost_usd_total``, ``score``, ``arm``, tokens by kind and
+    ``lost_tokens`` of failed attempts, ``retries``, ``served_by``, ``latency_s``, ``gpu_s``, ``flops``) are those of
+    the step just taken, and those of a situation (``task_id``, ``text``, ``budget_usd``) of the one that the
+    observation shows; with SAME_STEP, ``final_obs`` and ``final_info`` keep what an autoreset replaced (rows of
+    episodes that did not end are zero; ``_final_obs`` tells which count).
+
+    With an expander, a call that brings no answer is an infrastructure failure: its episode is *truncated*, charged
+    for the failed attempts, ``info["score"]`` is NaN (not 0: nobody was wrong) and ``info["failure"]`` names the
+    error; "" everywhere else.
 
     Raises:
         ConfigError, BudgetError, TaskError, RecordingError: an argument makes no sense; the message names it.
@@ -200,7 +207,7 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         self._check_form(actions)
         ended = self._slots.ended
         fresh = np.flatnonzero(ended) if self.autoreset_mode == AutoresetMode.NEXT_STEP else None
-        outcome = self._advance(actions)
+        outcome, failed = self._advance(actions)
         terminated, truncated = outcome.terminated, outcome.truncated
         done = terminated | truncated
         reward = self._reward(
@@ -216,7 +223,7 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
                 self.routes[slot].append((int(outcome.edge[slot]), int(actions[slot])))
         if fresh is not None and len(fresh):
             self._start(fresh)
-        info = self._step_info(outcome, actions)
+        info = self._step_info(outcome, actions, failed)
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
             finished = np.flatnonzero(done)
             if len(finished):
@@ -329,16 +336,35 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         if self._full:
             info.update(self._situation_info())
 
-    def _advance(self, actions: npt.NDArray[Any]) -> Outcome:
-        """Step all episodes that go on, or none; grow the recording where edges are missing."""
+    def _advance(self, actions: npt.NDArray[Any]) -> tuple[Outcome, dict[int, Failure]]:
+        """Step all episodes that go on, or none; grow the recording where edges are missing.
+
+        Returns:
+            What came of it, and the calls that brought no answer, by slot: those episodes are truncated.
+        """
         kernel = kernels.load(self._kernel)
         wanted = np.ascontiguousarray(actions, dtype=np.int64)
-        while (outcome := kernel.step(self._sync(), self._slots, wanted)) is None:
-            self._remove_obstacle(actions)
-        return outcome
+        failed: dict[int, Failure] = {}
+        try:
+            while (outcome := kernel.step(self._sync(), self._slots, wanted)) is None:
+                found = self._remove_obstacle(actions)
+                self._slots.ended[list(found)] = True  # the kernel passes over them
+                failed |= found
+        except BaseException:
+            self._slots.ended[list(failed)] = False
+            raise
+        for slot, failure in failed.items():
+            cost = failure_cost_usd(self.recording.prices, self.recording.arms, failure)
+            self.ledger.spent_usd[slot] += cost
+            outcome.cost_usd[slot], outcome.truncated[slot] = cost, True
+        return outcome, failed
 
-    def _remove_obstacle(self, actions: npt.NDArray[Any]) -> None:
-        """Have missing edges recorded, all in one batch; raise if it is something else that forbids the step."""
+    def _remove_obstacle(self, actions: npt.NDArray[Any]) -> dict[int, Failure]:
+        """Have missing edges recorded, all in one batch; raise if it is something else that forbids the step.
+
+        Returns:
+            The calls that brought no answer, by slot.
+        """
         graph, ledger = self._graph, self.ledger
         slots = np.flatnonzero(~self._slots.ended)
         self._check_range(actions[slots])
@@ -350,22 +376,30 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
             self._refuse(int(np.argmax(refused)), actions)
         missing = graph.edge_first[node, action] < 0
         if missing.any():
-            node, action = node[missing], action[missing]
+            node, action, slots = node[missing], action[missing], slots[missing]
+            failures: Mapping[tuple[int, int], Failure] = {}
             if self.expander is not None:
                 self.expander.expand(node, action)
-            if (graph.edge_first[node, action] < 0).any():
-                task = int(graph.node_task[node[0]])
-                raise MissingEdgeError(
-                    f"{self.recording.name}: nothing recorded for task {self.recording.tasks.ids[task]!r}, "
-                    f"node {int(node[0])}, arm {self.recording.action_names[int(action[0])]!r}; "
-                    "record it, or pass an expander with a live pool"
-                )
-            return
+                failures = self.expander.failures
+            failed = {}
+            for slot, *pair in zip(slots.tolist(), node.tolist(), action.tolist(), strict=True):
+                if graph.edge_first[pair[0], pair[1]] >= 0:
+                    continue
+                if (pair[0], pair[1]) not in failures:
+                    task = int(graph.node_task[pair[0]])
+                    raise MissingEdgeError(
+                        f"{self.recording.name}: nothing recorded for task {self.recording.tasks.ids[task]!r}, "
+                        f"node {pair[0]}, arm {self.recording.action_names[pair[1]]!r}; "
+                        "record it, or pass an expander with a live pool"
+                    )
+                failed[slot] = failures[pair[0], pair[1]]
+            return failed
         sample = streams.uniform(self._slots.key, streams.SAMPLE, self._slots.draws)[slots]
         edge = graph.edge_first[node, action] + (sample * graph.edge_count[node, action]).astype(np.int64)
         cost = np.zeros(self.num_envs)
         cost[slots] = graph.edges["cost_usd"][edge]
         ledger.settle(cost)  # raises: nothing else is left that forbids a step
+        return {}
 
     # -- checks ------------------------------------------------------------------------------
     def _check_form(self, actions: npt.NDArray[Any]) -> None:
@@ -560,21 +594,30 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         info |= {"lambda": self.lambda_.copy(), "cost_usd_total": self.ledger.spent_usd.copy()}
         return info | {f"_{name}": mask for name in info}
 
-    def _step_info(self, outcome: Outcome, actions: npt.NDArray[Any]) -> dict[str, Any]:
+    def _step_info(self, outcome: Outcome, actions: npt.NDArray[Any], failed: Mapping[int, Failure]) -> dict[str, Any]:
         info: dict[str, Any] = {
             "cost_usd": outcome.cost_usd,
             "cost_usd_total": self.ledger.spent_usd.copy(),
             "score": outcome.score,
             "arm": np.where(outcome.edge < 0, -1, actions),
         }
+        if self._full or self.expander is not None:
+            info["failure"] = np.full(self.num_envs, "", dtype=object)
+            slots = list(failed)
+            info["failure"][slots] = [type(failure.error).__name__ for failure in failed.values()]
+            info["arm"][slots] = actions[slots]
+            if slots:
+                info["score"] = outcome.score.copy()
+                info["score"][slots] = np.nan  # not answered is not wrong
         if self._full:
-            idle = outcome.edge < 0
-            records = self._graph.edges[np.where(idle, 0, outcome.edge)]
-            for name in ("tokens", "latency_s", "flops"):
-                records[name][idle] = 0
+            took = outcome.edge >= 0
+            records = np.zeros(self.num_envs, dtype=self._graph.edges.dtype)
+            records[took] = self._graph.edges[outcome.edge[took]]
             info |= self._situation_info()
             info |= {f"{kind}_tokens": records["tokens"][:, column] for column, kind in enumerate(TOKEN_KINDS)}
-            info |= {"latency_s": records["latency_s"], "flops": records["flops"]}
+            info |= {"lost_tokens": records["lost"].sum(axis=1), "retries": records["retries"]}
+            info |= {name: records[name] for name in ("latency_s", "gpu_s", "flops")}
+            info["served_by"] = np.where(records["fallback"] > 0, records["fallback"] - 1, info["arm"])
         return info
 
 

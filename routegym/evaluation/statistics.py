@@ -20,7 +20,7 @@ from routegym.evaluation.frontier import aiq, gap_closed, hull
 if TYPE_CHECKING:
     from routegym.core.rollout import EpisodeTable
 
-__all__ = ["Interval", "Sweep", "aiq_difference", "bootstrap", "gap_closed_interval", "score_bands"]
+__all__ = ["Interval", "Sweep", "aiq_difference", "bootstrap", "gap_closed_interval", "mean_interval", "score_bands"]
 
 _Floats = npt.NDArray[np.float64]
 
@@ -107,6 +107,25 @@ def bootstrap(
     tail = 100 * (1 - level) / 2
     low, high = np.nanpercentile(found, [tail, 100 - tail]) if not np.isnan(found).all() else (np.nan, np.nan)
     return Interval(float(statistic(*(sweep.points() for sweep in sweeps))), float(low), float(high), level)
+
+
+def mean_interval(values: npt.ArrayLike, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:
+    """Bootstrap percentile interval of a mean over tasks; for a paired comparison hand in the differences.
+
+    Args:
+        values: one number per task, (n,).
+
+    Raises:
+        ConfigError: there is none.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if not values.size:
+        raise ConfigError("no values to average; expected at least one")
+    rng = np.random.default_rng(seed)
+    means = values[rng.integers(len(values), size=(resamples, len(values)))].mean(axis=1)
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return Interval(float(values.mean()), float(low), float(high), level)
 
 
 def aiq_difference(

@@ -32,6 +32,10 @@ def edge_dtype(signal_width: int) -> np.dtype[np.void]:
             ("reserve_usd", "f8"),
             ("flops", "f8"),
             ("tokens", "i4", (4,)),
+            ("lost", "i4", (2,)),  # prompt and completion tokens charged for attempts that failed
+            ("gpu_s", "f4"),
+            ("fallback", "i2"),  # 0, or 1 + the arm that answered in place of the one that was asked
+            ("retries", "u2"),  # attempts that failed before the answer came
         ],
         align=True,
     )

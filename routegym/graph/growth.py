@@ -15,7 +15,7 @@ from routegym.graph.pricing import edge_records, worst_case_usd
 from routegym.graph.recording import Recording
 from routegym.graph.workflow import Workflow
 from routegym.pool.arms import Arm, PriceTable
-from routegym.pool.backend import Backend, Request, Response
+from routegym.pool.backend import Backend, Failure, Request, Response
 
 __all__ = ["Expander", "PoolLike", "explore", "start_recording"]
 
@@ -52,6 +52,11 @@ class Expander:
         pool: answers for the recording's arms.
         recording: grown in place.
         samples: recorded samples for each arm name; 1 where an arm is not named.
+        on_result: called with every response or failure as soon as it is there.
+
+    Attributes:
+        failures: calls that brought no answer when they were last tried, by (node, action). No edge is recorded for
+            them; the next `expand` that names them tries again.
 
     Raises:
         RecordingError: the recording belongs to another workflow or another pool.
@@ -64,6 +69,7 @@ class Expander:
         pool: PoolLike,
         recording: Recording,
         samples: Mapping[str, int] | None = None,
+        on_result: Callable[[Response | Failure], None] | None = None,
     ) -> None:
         if recording.kind != workflow.kind:
             raise RecordingError(
@@ -83,13 +89,18 @@ class Expander:
                     f"samples[{name!r}] = {count!r}; expected 1 to {_MOST_SAMPLES} for one of {', '.join(names)}"
                 )
         self.samples = [(samples or {}).get(name, 1) for name in names]
+        self.failures: dict[tuple[int, int], Failure] = {}
+        self._on_result = on_result
         self._states: list[Any] = []
         self._node_of: dict[tuple[int, int, str], int] = {}
         self._answers: dict[tuple[str, str, int], Response] = {}
         self._read_nodes()
 
     def expand(self, nodes: npt.ArrayLike, actions: npt.ArrayLike) -> None:
-        """Record every named (node, action) that is missing; integers (n,) each. One batch of calls."""
+        """Record every named (node, action) that is missing; integers (n,) each. One batch of calls.
+
+        What the pool could not answer stays missing and stands in `failures`.
+        """
         graph = self.recording.graph
         nodes, actions = np.asarray(nodes, dtype=np.int64), np.asarray(actions, dtype=np.int64)
         missing = (graph.edge_first[nodes, actions] < 0) & (graph.node_status[nodes] == OPEN)
@@ -103,10 +114,30 @@ class Expander:
         arm_rows = np.flatnonzero(actions < graph.n_arms)
         arms = [self.pool.arms[action] for action in actions[arm_rows]]
         requests = self.workflow.requests([self._states[node] for node in nodes[arm_rows]], arms)
-        responses: list[Response | None] = [None] * len(keys)
-        for row, response in zip(arm_rows, self._answer(requests, sample[arm_rows]), strict=True):
-            responses[row] = response
+        responses: list[Response | Failure | None] = [None] * len(keys)
+        for row, result in zip(arm_rows, self._answer(requests, sample[arm_rows]), strict=True):
+            responses[row] = result
+        answered = self._note_failures(nodes, actions, responses)
+        nodes, actions = nodes[answered], actions[answered]
+        self._record(nodes, actions, [responses[row] for row in np.flatnonzero(answered)])  # type: ignore[misc]
 
+    def _note_failures(
+        self, nodes: npt.NDArray[Any], actions: npt.NDArray[Any], responses: Sequence[Response | Failure | None]
+    ) -> npt.NDArray[np.bool_]:
+        """bool (n,): rows to record, all samples of a (node, action) or none; takes the others into `failures`."""
+        pairs = list(zip(nodes.tolist(), actions.tolist(), strict=True))
+        for pair in pairs:
+            self.failures.pop(pair, None)
+        for pair, response in zip(pairs, responses, strict=True):
+            if isinstance(response, Failure):
+                self.failures[pair] = response
+        return np.array([pair not in self.failures for pair in pairs], dtype=bool)
+
+    def _record(self, nodes: npt.NDArray[Any], actions: npt.NDArray[Any], responses: Sequence[Response | None]) -> None:
+        """Append the edges of these responses and the nodes they lead to."""
+        if not len(nodes):
+            return
+        graph = self.recording.graph
         names: list[Arm | str] = [*self.pool.arms, *self.workflow.controls]
         after = self.workflow.advance(
             [self._states[node] for node in nodes], [names[action] for action in actions], responses
@@ -115,13 +146,23 @@ class Expander:
         records["next"] = self._intern(after)
         graph.append_edges(nodes, actions, records)
 
-    def _answer(self, requests: Sequence[Request], samples: npt.NDArray[Any]) -> list[Response]:
+    def _answer(self, requests: Sequence[Request], samples: npt.NDArray[Any]) -> list[Response | Failure]:
         keys = [(r.arm.name, r.prompt, int(k)) for r, k in zip(requests, samples, strict=True)]
         fresh = {k: r for k, r in zip(keys, requests, strict=True) if k not in self._answers}
+        failed: dict[tuple[str, str, int], Failure] = {}
         calls = [Request(r.arm, r.prompt, _seed(*key)) for key, r in fresh.items()]
         if calls:
-            self._answers.update(zip(fresh, self.pool.backend.generate(calls), strict=True))
-        return [self._answers[key] for key in keys]
+            for key, result in zip(fresh, self._generate(calls), strict=True):
+                if isinstance(result, Failure):
+                    failed[key] = result
+                else:
+                    self._answers[key] = result
+        return [failed[key] if key in failed else self._answers[key] for key in keys]
+
+    def _generate(self, calls: Sequence[Request]) -> list[Response | Failure]:
+        if (report := self._on_result) is None:
+            return self.pool.backend.generate(calls)
+        return self.pool.backend.generate(calls, lambda _, result: report(result))
 
     def _intern(self, states: Sequence[Any]) -> npt.NDArray[np.int32]:
         """The node ids of the situations, adding those that are new."""
@@ -154,7 +195,7 @@ class Expander:
         for column, arm in enumerate(arms):
             requests = self.workflow.requests(live, [arm] * len(live))
             prompt = np.array(self.pool.backend.count_prompt_tokens(requests), dtype=np.float64)
-            reserve[status == OPEN, column] = worst_case_usd(self.pool.prices, arm, prompt)
+            reserve[status == OPEN, column] = worst_case_usd(self.pool.prices, arm, prompt, arms)
         reserve[status != OPEN] = np.nan
         return reserve
 
@@ -180,15 +221,21 @@ class Expander:
 def explore(expander: Expander, progress: Callable[[int, int], None] | None = None, batch: int = 65_536) -> None:
     """Record everything that any sequence of actions can reach, one step of the workflow at a time.
 
+    What the pool could not answer is asked for once: it stays missing and stands in `Expander.failures`; exploring
+    again tries it again.
+
     Args:
         progress: called with (edges recorded so far, edges known to be still missing).
         batch: most (node, action) pairs that are asked for at once.
     """
     graph = expander.recording.graph
+    expander.failures.clear()
     while True:
         open_nodes = np.flatnonzero(graph.node_status == OPEN)
-        legal = ~np.isnan(graph.node_reserve[open_nodes])
-        rows, actions = np.nonzero((graph.edge_first[open_nodes] < 0) & legal)
+        wanted = (graph.edge_first[open_nodes] < 0) & ~np.isnan(graph.node_reserve[open_nodes])
+        for node, action in expander.failures:
+            wanted[np.searchsorted(open_nodes, node), action] = False
+        rows, actions = np.nonzero(wanted)
         if not len(rows):
             return
         for low in range(0, len(rows), batch):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA_VERSION", "TABLES", "Recording", "Texts"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: The files of a recording beside ``meta.json``.
 TABLES = ("tasks.parquet", "nodes.parquet", "edges.parquet")
@@ -282,6 +282,7 @@ class Recording:
                 "edges": self.graph.n_edges,
             },
             "content_hash": self.content_hash,
+            "embedder": self.tasks.embedder,
             "provenance": self.provenance,
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,9 +32,24 @@ _NodeTable = {"task": pa.int32(), "step": pa.int16(), "status": pa.uint8(), "sco
 _EdgeTable = {"node": pa.int32(), "action": pa.int16(), "next": pa.int32()} | dict.fromkeys(TOKEN_KINDS, pa.int32())
 _Measured = {"latency_s": pa.float32(), "flops": pa.float64()}
 _TaskTable = {"id": pa.string(), "prompt": pa.string(), "reference": pa.string(), "split": pa.string()}
+_MOST_EMBEDDED = 4096
+# Columns that a file has only where some row needs them, and what stands in their place otherwise.
+_Faults = {"lost_prompt": pa.int32(), "lost_completion": pa.int32(), "gpu_s": pa.float32()} | {
+    "fallback": pa.int16(),
+    "retries": pa.uint16(),
+}
+_TaskDefaults = {"grader": "exact", "kind": "", "details": ""}
+_OptionalTaskTable = dict.fromkeys(_TaskDefaults, pa.string()) | {
+    f"embedding_{column}": pa.float32() for column in range(_MOST_EMBEDDED)
+}
+_UNHASHED = ("latency_s", "gpu_s", "retries")  # they measure the machine that recorded
 
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+#: Version 1 has none of the columns that only some recordings need.
+_READABLE = (1, SCHEMA_VERSION)
 
 
 class _Strict(BaseModel):
@@ -46,6 +61,9 @@ class _Arm(_Strict):
     tier: str
     parameters: Count
     max_completion_tokens: Annotated[int, Field(gt=0, lt=2**31)] | None
+    charged_attempts: Annotated[int, Field(ge=1, lt=256)] = 1
+    fallback: str | None = None
+    max_gpu_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
 class _Price(_Strict):
@@ -53,6 +71,7 @@ class _Price(_Strict):
     cached: Amount
     completion: Amount
     reasoning: Amount
+    gpu_hour: Amount = 0.0
 
 
 class _Prices(_Strict):
@@ -83,6 +102,7 @@ class RecordingMeta(_Strict):
     budget_range_usd: tuple[Amount, Amount]
     counts: _Counts
     content_hash: str
+    embedder: str = ""
     provenance: dict[str, Any]
     files: dict[str, str]
 
@@ -105,9 +125,9 @@ def read_meta(folder: Path) -> RecordingMeta:
     ) as error:  # also numbers too long and nesting too deep for Python
         raise RecordingError(f"{path}: not valid JSON ({error}); copy or rebuild the recording") from None
     version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if version != SCHEMA_VERSION:
+    if version not in _READABLE:
         raise RecordingError(
-            f"{path}: schema_version = {version!r}; this routegym reads version {SCHEMA_VERSION}; "
+            f"{path}: schema_version = {version!r}; this routegym reads versions {_READABLE}; "
             "rebuild the recording, or install the routegym that wrote it"
         )
     try:
@@ -121,7 +141,14 @@ def read_meta(folder: Path) -> RecordingMeta:
     low, high = meta.budget_range_usd
     if low > high:
         raise RecordingError(f"{path}: field budget_range_usd: {low} > {high}; expected (lowest, highest)")
-    actions = [*(f"{arm.model}/{arm.tier}" for arm in meta.arms), *meta.controls]
+    arms = [f"{arm.model}/{arm.tier}" for arm in meta.arms]
+    for index, arm in enumerate(meta.arms):
+        if arm.fallback is not None and arm.fallback not in arms:
+            raise RecordingError(
+                f"{path}: field arms.{index}.fallback: {arm.fallback[:80]!r} is no arm; "
+                f"expected one of {', '.join(arms)}"
+            )
+    actions = [*arms, *meta.controls]
     for field, names in (
         ("arms and controls", actions),
         ("node_signal_names", meta.node_signal_names),
@@ -144,9 +171,15 @@ def write_tables(recording: Recording, folder: Path) -> str:
     by_name = _canonical_order(recording)
     number = np.empty(graph.n_nodes, dtype=np.int32)
     number[by_name] = np.arange(graph.n_nodes, dtype=np.int32)
+    graded = {"grader": tasks.graders, "kind": tasks.kinds, "details": tasks.details}
+    graded = {name: values for name, values in graded.items() if {*values} - {_TaskDefaults[name]}}
+    embedding = _embedding_names(tasks.embedding.shape[1])
     _write(
         folder / "tasks.parquet",
-        _TaskTable | {"start": pa.int32()},
+        _TaskTable
+        | {"start": pa.int32()}
+        | dict.fromkeys(graded, pa.string())
+        | dict.fromkeys(embedding, pa.float32()),
         graph.n_tasks,
         lambda part: {
             "id": tasks.ids[part],
@@ -154,6 +187,8 @@ def write_tables(recording: Recording, folder: Path) -> str:
             "reference": tasks.references[part],
             "split": tasks.splits[part],
             "start": number[graph.task_start[part]],
+            **{name: values[part] for name, values in graded.items()},
+            **{name: tasks.embedding[part, column] for column, name in enumerate(embedding)},
         },
         digest,
     )
@@ -173,9 +208,10 @@ def write_tables(recording: Recording, folder: Path) -> str:
     node = number[node]
     order = np.lexsort((action, node))  # stable: samples keep their order
     node, action = node[order], action[order]
+    faults = {name: kind for name, kind in _Faults.items() if _fault(graph.edges, name).any()}
     _write(
         folder / "edges.parquet",
-        _EdgeTable | _Measured | _signal_fields(recording.edge_signal_names),
+        _EdgeTable | _Measured | faults | _signal_fields(recording.edge_signal_names),
         graph.n_edges,
         lambda part: {
             "node": node[part],
@@ -183,6 +219,7 @@ def write_tables(recording: Recording, folder: Path) -> str:
             "next": number[graph.edges["next"][order[part]]],
             **{kind: graph.edges["tokens"][order[part], column] for column, kind in enumerate(TOKEN_KINDS)},
             **{name: graph.edges[name][order[part]] for name in _Measured},
+            **{name: _fault(graph.edges, name)[order[part]] for name in faults},
             **_signal_columns(recording.edge_signal_names, graph.edges["signals"][order[part]]),
         },
         digest,
@@ -201,6 +238,27 @@ def _canonical_order(recording: Recording) -> npt.NDArray[np.int64]:
     }
     order = pc.sort_indices(pa.table(columns), sort_keys=[(name, "ascending") for name in columns])
     return order.to_numpy(zero_copy_only=False).astype(np.int64)  # type: ignore[no-any-return]
+
+
+def _fault(records: npt.NDArray[np.void], name: str) -> npt.NDArray[Any]:
+    """One column of `_Faults` as a view of edge records."""
+    if name.startswith("lost_"):
+        return np.asarray(records["lost"][:, int(name == "lost_completion")])
+    return np.asarray(records[name])
+
+
+def _optional(path: Path, known: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+    """Those of the known columns that a file has; a file that cannot be read has none, `_open` says why."""
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
+        return {}
+    return {name: kind for name, kind in known.items() if name in names}
+
+
+def _embedding_names(width: int) -> list[str]:
+    return [f"embedding_{column}" for column in range(width)]
 
 
 def _signal_fields(names: tuple[str, ...]) -> dict[str, pa.DataType]:
@@ -232,7 +290,7 @@ def _write(path: Path, fields: dict[str, pa.DataType], rows: int, columns: Any, 
             }
             writer.write_table(pa.table(arrays, schema=schema))
             for name, array in arrays.items():
-                if name == "latency_s":
+                if name in _UNHASHED:
                     continue
                 digest.update(name.encode())
                 if pa.types.is_string(array.type):
@@ -260,10 +318,12 @@ def read_tables(folder: Path, meta: RecordingMeta) -> Recording:
         raise RecordingError(f"{folder / 'meta.json'}: {error}") from error
     node_names, edge_names = tuple(meta.node_signal_names), tuple(meta.edge_signal_names)
     counts = meta.counts
+    task_fields = _TaskTable | {"start": pa.int32()} | _optional(folder / "tasks.parquet", _OptionalTaskTable)
     node_fields = _NodeTable | {"text": pa.string()} | _signal_fields(node_names)
-    edge_fields = _EdgeTable | _Measured | _signal_fields(edge_names)
+    faults = _optional(folder / "edges.parquet", _Faults)
+    edge_fields = _EdgeTable | _Measured | faults | _signal_fields(edge_names)
     tables = (
-        (folder / "tasks.parquet", _TaskTable | {"start": pa.int32()}, counts.tasks),
+        (folder / "tasks.parquet", task_fields, counts.tasks),
         (folder / "nodes.parquet", node_fields, counts.nodes),
         (folder / "edges.parquet", edge_fields, counts.edges),
     )
@@ -278,17 +338,26 @@ def read_tables(folder: Path, meta: RecordingMeta) -> Recording:
         edge_signals=len(edge_names),
         nodes=counts.nodes,  # room for edges is made once, below: they are most of it
     )
-    columns: dict[str, list[str]] = {name: [] for name in _TaskTable}
+    width = sum(name.startswith("embedding_") for name in task_fields)
+    embedding = np.zeros((counts.tasks, width), dtype=np.float32)
+    columns: dict[str, list[str]] = {name: [] for name, kind in task_fields.items() if kind == pa.string()}
     for low, batch in _batches(*tables[0]):
-        for name in _TaskTable:
-            columns[name].extend(batch[name].to_pylist())
+        for name, values in columns.items():
+            values.extend(batch[name].to_pylist())
         graph.task_start[low : low + len(batch)] = batch["start"].to_numpy()
+        for column, name in enumerate(_embedding_names(width)):
+            embedding[low : low + len(batch), column] = batch[name].to_numpy()
     try:
         tasks = TaskSet(
             ids=tuple(columns["id"]),
             prompts=tuple(columns["prompt"]),
             references=tuple(columns["reference"]),
             splits=tuple(columns["split"]),
+            graders=tuple(columns.get("grader", ())),
+            kinds=tuple(columns.get("kind", ())),
+            details=tuple(columns.get("details", ())),
+            embedding=embedding,
+            embedder=meta.embedder,
         )
     except RoutegymError as error:
         raise RecordingError(f"{folder / 'tasks.parquet'}: {error}") from error
@@ -318,8 +387,17 @@ def read_tables(folder: Path, meta: RecordingMeta) -> Recording:
             rows["tokens"][:, column] = batch[kind].to_numpy()
         for name in _Measured:
             rows[name] = batch[name].to_numpy()
+        for name in faults:
+            _fault(rows, name)[:] = batch[name].to_numpy()
+        bad = (rows["fallback"] < 0) | (rows["fallback"] > len(arms))
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise RecordingError(
+                f"{path}, row {low + row}: fallback = {rows['fallback'][row]}; expected 0 (none) to {len(arms)} "
+                "(1 + the arm that answered); rebuild the recording"
+            )
         rows["signals"] = _signal_matrix(batch, edge_names)
-        rows["cost_usd"], rows["reserve_usd"] = edge_costs(prices, arms, action[part], rows["tokens"])
+        rows["cost_usd"], rows["reserve_usd"] = edge_costs(prices, arms, action[part], rows)
     _check_order(path, node, action, counts.nodes, graph.n_actions)
     graph.append_edges(node, action, records)
     graph.set_reserves()

@@ -40,6 +40,9 @@ def keep_arms(recording: Recording, names: Sequence[str], *, keep_scales: bool =
         raise PoolError(f"{recording.name}: no arm {unknown[0]!r}; expected some of {', '.join(known)}")
     if not names or len(set(names)) < len(names):
         raise PoolError(f"{recording.name}: arms to keep = {list(names)}; name at least one arm, and each only once")
+    for arm in recording.arms:
+        if arm.name in names and arm.fallback is not None and arm.fallback not in names:
+            raise PoolError(f"{recording.name}: arm {arm.name} falls back to {arm.fallback}; keep that one, too")
     n_arms = recording.graph.n_arms
     actions = np.array([*map(known.index, names), *range(n_arms, recording.graph.n_actions)])
     columns = _signal_columns(recording, names)
@@ -157,6 +160,7 @@ def _part(
     part.task_start[:] = number[graph.task_start]
     records = graph.edges[edges]
     records["next"] = number[records["next"]]
+    records["fallback"] = np.append(0, place + 1)[records["fallback"]]
     part.append_edges(number[source[edges]], place[action[edges]], records)
     return part, Texts(recording.texts.arrow().take(nodes))
 

@@ -89,11 +89,15 @@ def validate_graph(recording: Recording, where: str | None = None) -> None:
     )
     tokens = edges["tokens"]
     refuse(np.any(tokens < 0, axis=1), "edges", "tokens", tokens, "no negative number of tokens")
-    for name in ("cost_usd", "flops", "latency_s"):
+    lost, fallback = edges["lost"], edges["fallback"]
+    refuse(np.any(lost < 0, axis=1), "edges", "lost tokens", lost, "no negative number of tokens")
+    refuse((fallback < 0) | (fallback > graph.n_arms), "edges", "fallback", fallback, f"0 or 1 to {graph.n_arms}")
+    for name in ("cost_usd", "flops", "latency_s", "gpu_s"):
         value = edges[name]
         refuse(~(np.isfinite(value) & (value >= 0)), "edges", name, value, "a finite number >= 0")
     limits = np.array([np.inf if a.max_completion_tokens is None else a.max_completion_tokens for a in recording.arms])
-    limits = np.append(limits, 0.0)[np.minimum(action, len(recording.arms))]
+    served = np.where(fallback > 0, fallback - 1, np.minimum(action, len(recording.arms)))
+    limits = np.append(limits, 0.0)[served]
     generated = tokens[:, 2] + tokens[:, 3]
     refuse(generated > limits, "edges", "completion + reasoning tokens", generated, "at most the arm's limit")
     value = edges["signals"]

@@ -29,6 +29,12 @@ class Arm:
     """Number of weights of the model (0 where it is not known)."""
     max_completion_tokens: int | None
     """Most tokens that one call may generate, over all its samples; None = not known."""
+    charged_attempts: int = 1
+    """Attempts of one call that may be charged: 1 retries only what failed at no cost."""
+    fallback: str | None = None
+    """Name of the arm that answers where this one fails; its worst case is reserved as well."""
+    max_gpu_s: float | None = None
+    """Most GPU-seconds that one call may take; None = not known (needed only where GPU time has a price)."""
 
     def __post_init__(self) -> None:
         if not self.model or not self.tier:
@@ -40,6 +46,12 @@ class Arm:
                 f"arm {self.name}: max_completion_tokens = {self.max_completion_tokens} must be positive, "
                 "or None where the worst case is not known"
             )
+        if self.charged_attempts < 1:
+            raise PoolError(f"arm {self.name}: charged_attempts = {self.charged_attempts}; expected at least 1")
+        if self.fallback == self.name:
+            raise PoolError(f"arm {self.name}: fallback is the arm itself; name another arm or none")
+        if self.max_gpu_s is not None and not (math.isfinite(self.max_gpu_s) and self.max_gpu_s > 0):
+            raise PoolError(f"arm {self.name}: max_gpu_s = {self.max_gpu_s}; expected a number > 0, or None")
 
     @property
     def name(self) -> str:
@@ -49,20 +61,21 @@ class Arm:
 
 @dataclass(frozen=True)
 class Price:
-    """Prices of one model in USD per million tokens, by token kind."""
+    """Prices of one model: USD per million tokens by token kind, and USD per GPU-hour where its GPU time is paid."""
 
     prompt: float
     cached: float
     completion: float
     reasoning: float
+    gpu_hour: float = 0.0
 
     def __post_init__(self) -> None:
-        for kind in TOKEN_KINDS:
+        for kind in (*TOKEN_KINDS, "gpu_hour"):
             value = getattr(self, kind)
             if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
-                raise PriceError(
-                    f"price of {kind} tokens is {value!r}; expected a finite number >= 0 in USD per million tokens"
-                )
+                unit = "USD per GPU-hour" if kind == "gpu_hour" else "USD per million tokens"
+                what = "GPU time" if kind == "gpu_hour" else f"{kind} tokens"
+                raise PriceError(f"price of {what} is {value!r}; expected a finite number >= 0 in {unit}")
 
     def as_array(self) -> npt.NDArray[np.float64]:
         """USD per token, shape (4,), in the order of `TOKEN_KINDS`."""
@@ -85,13 +98,27 @@ class PriceTable:
         Raises:
             PriceError: the model of an arm has no price.
         """
-        rows = []
-        for arm in arms:
-            if arm.model not in self.prices:
-                known = ", ".join(sorted(self.prices)) or "none"
-                raise PriceError(
-                    f"no price for model {arm.model!r} (arm {arm.name}) in the table of {self.date}; "
-                    f"known models: {known}; add its price in USD per million tokens"
-                )
-            rows.append(self.prices[arm.model].as_array())
+        rows = [self.price_of(arm).as_array() for arm in arms]
         return np.array(rows, dtype=np.float64).reshape(len(arms), len(TOKEN_KINDS))
+
+    def per_gpu_second(self, arms: Sequence[Arm]) -> npt.NDArray[np.float64]:
+        """USD per GPU-second, shape (len(arms),); 0 where GPU time is not what is paid.
+
+        Raises:
+            PriceError: the model of an arm has no price.
+        """
+        return np.array([self.price_of(arm).gpu_hour / 3600 for arm in arms], dtype=np.float64)
+
+    def price_of(self, arm: Arm) -> Price:
+        """The price of an arm's model.
+
+        Raises:
+            PriceError: it has none.
+        """
+        if arm.model not in self.prices:
+            known = ", ".join(sorted(self.prices)) or "none"
+            raise PriceError(
+                f"no price for model {arm.model!r} (arm {arm.name}) in the table of {self.date}; "
+                f"known models: {known}; add its price in USD per million tokens"
+            )
+        return self.prices[arm.model]

@@ -184,7 +184,7 @@ def test_truncated_missing_and_foreign_files(folder: Path, table: str) -> None:
 
 
 META: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
-    (lambda m: m.update(schema_version=2), r"schema_version = 2; this routegym reads version 1; rebuild"),
+    (lambda m: m.update(schema_version=3), r"schema_version = 3; this routegym reads versions \(1, 2\); rebuild"),
     (lambda m: m.pop("schema_version"), r"schema_version = None"),
     (lambda m: m.update(format="minari"), r"field format: .*'minari'"),
     (lambda m: m.pop("prices"), r"field prices: Field required"),
@@ -225,7 +225,7 @@ def test_bad_metadata(folder: Path, change: Callable[[dict[str, Any]], Any], mes
 @pytest.mark.parametrize(
     "text",
     [b"", b"{", b"[]", b"null", b"3", b'"x"', b"\xff\xfe{}", b"\xef\xbb\xbf{}", b"[" * 200_000, b"9" * 10_000,
-     b'{"schema_version": 1', b'{"schema_version": 1}', b"{}"],
+     b'{"schema_version": 2', b'{"schema_version": 2}', b"{}"],
 )  # fmt: skip
 def test_metadata_that_is_no_metadata(folder: Path, text: bytes) -> None:
     (folder / "meta.json").write_bytes(text)

@@ -6,11 +6,12 @@ from typing import Any
 
 import helpers
 import numpy as np
+import numpy.typing as npt
 import pytest
 from helpers import Edge, hand_made
 
 from routegym.errors import MissingEdgeError, RecordingError
-from routegym.graph import OPEN, Recording, always_arm_actions, evaluate_choices
+from routegym.graph import OPEN, Recording, always_arm_actions, edge_dtype, evaluate_choices
 from routegym.graph.pricing import edge_costs, worst_case_usd
 from routegym.pool.arms import Arm, Price, PriceTable
 
@@ -130,9 +131,16 @@ def test_worst_case_takes_the_dearer_price_of_each_pair() -> None:
     assert worst_case_usd(TABLE, Arm("m", "t", 1, None), np.array([4.0])).tolist() == [np.inf]
 
 
+def taking(tokens: npt.NDArray[Any]) -> npt.NDArray[np.void]:
+    """Edges that took these tokens and lost none."""
+    records = np.zeros(len(tokens), dtype=edge_dtype(0))
+    records["tokens"] = tokens
+    return records
+
+
 def test_costs_by_token_kind() -> None:
     tokens = np.array([[1, 2, 3, 4], [1, 0, 0, 0], [9, 9, 9, 9]])
-    cost, reserve = edge_costs(TABLE, [Arm("m", "t", 1, 10)], np.array([0, 0, 1]), tokens)
+    cost, reserve = edge_costs(TABLE, [Arm("m", "t", 1, 10)], np.array([0, 0, 1]), taking(tokens))
     assert cost == pytest.approx(np.array([2 + 6 + 15 + 28, 2, 0]) * 1e-6)  # action 1 is a control: free
     assert reserve == pytest.approx(np.array([3 * 3 + 70, 3 + 70, 0]) * 1e-6)
 
@@ -145,7 +153,7 @@ def test_cost_never_exceeds_the_worst_case_by_rounding() -> None:
         table = PriceTable("d", "n", {"m": Price(p, p, c, c)})
         arm = Arm("m", "t", 1, 12)
         tokens = np.stack([rng.integers(0, 50, 40), rng.integers(0, 50, 40), *rng.multinomial(12, [0.5, 0.5], 40).T], 1)
-        cost, reserve = edge_costs(table, [arm], np.zeros(40, dtype=int), tokens)
+        cost, reserve = edge_costs(table, [arm], np.zeros(40, dtype=int), taking(tokens))
         worst = worst_case_usd(table, arm, tokens[:, :2].sum(axis=1).astype(float))
         assert (cost <= worst).all()
         assert np.array_equal(reserve, worst)

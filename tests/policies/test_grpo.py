@@ -13,7 +13,17 @@ from routegym.core.vector_env import RoutingVectorEnv
 from routegym.errors import ConfigError
 from routegym.policies.algorithm import Problem
 from routegym.policies.config import tuned
-from routegym.policies.grpo import GRPO, RLOO, empty_episodes, grpo_advantages, k3, play, rloo_advantages
+from routegym.policies.grpo import (
+    GRPO,
+    RLOO,
+    Episodes,
+    empty_episodes,
+    grpo_advantages,
+    k3,
+    play,
+    rloo_advantages,
+    without_failures,
+)
 from routegym.policies.network import NetworkPolicy
 from routegym.policies.networks import make_actor
 from routegym.policies.training import Training
@@ -214,3 +224,18 @@ def test_bad_scale() -> None:
 def test_shipped_values_are_valid(name: str) -> None:
     assert tuned(name, "routegym/AgentSteps-v0").steps >= 100_000
     assert tuned(name, "routegym/Other-v0", {"steps": 7}).steps == 7
+
+
+def test_an_episode_whose_call_failed_has_no_advantage_and_moves_no_other() -> None:
+    score = np.array([1.0, np.nan, 0.0, 1.0, np.nan, np.nan, np.nan, np.nan])
+    cost = np.array([3.0, 9.0, 1.0, 2.0, 5.0, 5.0, 5.0, 5.0])
+    zeros = np.zeros(8)
+    episodes = Episodes(np.zeros(8, dtype=np.int64), score, cost, zeros, zeros + 0.1)
+    filled = without_failures(episodes, 4)
+    np.testing.assert_allclose(filled.score, [1, 2 / 3, 0, 1, 0, 0, 0, 0])
+    np.testing.assert_allclose(filled.cost_usd, [3, 2, 1, 2, 0, 0, 0, 0])
+    advantages = grpo_advantages(filled.score, filled.cost_usd, filled.lambda_, 4, "none")
+    assert advantages[1] == pytest.approx(0)
+    assert advantages[4:] == pytest.approx(np.zeros(4))
+    whole = episodes._replace(score=np.nan_to_num(score))
+    assert without_failures(whole, 4) is whole
