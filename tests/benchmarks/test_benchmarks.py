@@ -45,3 +45,9 @@ def test_graph_size() -> None:
     table = run("graph_size.py")
     rows = [line.split("│")[1].strip() for line in table.splitlines() if line.startswith("│")]
     assert rows == ["1,000", "10,000"]
+
+
+def test_live_overhead() -> None:
+    table = run("live_overhead.py")
+    for name in ("expander, tiers and environment", "response store and spend cap", "HTTP"):
+        assert name in table
