@@ -20,7 +20,9 @@ _DENIAL = re.compile(
 )
 _WRAPPERS = (("**", "**"), ("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("`", "`"), ('"', '"'), ("'", "'"))
 _NAMED = re.compile(r"[A-Za-z]\s*=\s*(?=\S)")
-_NUMBER = re.compile(r"\$?([-+]?)\$?((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?:[eE]([-+]?[0-9]{1,3}))?")
+_NUMBER = re.compile(
+    r"\$?([-+]?)\$?((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?:[eE]([-+]?[0-9]{1,3}))?"
+)
 _RATIO = re.compile(
     r"([-+]?)(?:\\[dt]?frac\s*\{\s*([-+]?[0-9]+)\s*\}\s*\{\s*([-+]?[0-9]+)\s*\}|([0-9]+)\s*/\s*([0-9]+)"
     r"|\\[dt]?frac\s*([0-9])\s*([0-9]))"
@@ -102,7 +104,7 @@ def normalized_text(text: str) -> str:
     words = []
     for word in unicodedata.normalize("NFC", text).casefold().split():
         if any(character.isdigit() for character in word):
-            kept = word.lstrip("\"'`([{“‘«").rstrip(".,;:\"'`)]}”’»")  # noqa: RUF001
+            kept = word.lstrip("*\"'`([{“‘«").rstrip(".,;:*\"'`)]}”’»")  # noqa: RUF001
         else:
             kept = "".join(character for character in word if character not in _QUIET)
         if kept:

@@ -102,7 +102,9 @@ def numeric(answer: str, reference: str, details: Mapping[str, Any]) -> float:
     """
     wanted = number(reference)
     if wanted is None:
-        raise GraderError(f"numeric: reference {reference!r:.60} is not one number; expected for example 12, -0.5 or 3/4")
+        raise GraderError(
+            f"numeric: reference {reference!r:.60} is not one number; expected for example 12, -0.5 or 3/4"
+        )
     allowed = Fraction(0)
     for name, size in (("abs_tol", Fraction(1)), ("rel_tol", abs(wanted))):
         tolerance = details.get(name, 0)

@@ -36,6 +36,9 @@ def judge(answer: str, reference: str, details: Mapping[str, Any]) -> float:
     stated = expression(stated, reference)
     if stated is None:
         return 0.0
+    value = number(stated)
+    if value is not None and value == number(reference):
+        return 1.0  # plain, and a thousand times faster
     if find_spec("math_verify") is None:
         raise MissingExtraError("math-verify", "tasks")
     return float(call("routegym.tasks.mathematics:compare", [stated, reference], timeout_s))

@@ -34,9 +34,10 @@ _FULL = 1.0 - 1e-9
 # Several answers to one task are right. The whole answer must be made of nothing but this, whatever its verifier
 # reads over; answers to all other generators must be the reference but for spaces, case and the form of numbers.
 _ALGEBRA = r"(?:[0-9+\-*/^(). ]|\b(?:[A-Za-z]|sin|cos|tan|sinh|cosh|tanh|exp|log|ln|sqrt|asin|acos|atan|pi)\b)+"
+_ARITHMETIC = r"(?!.*\*\s*\*)[0-9+\-*/() ]+"
 _LISTS = r"\[[\s\"'\[\],A-Za-z]*\]"
 _FORMS = {
-    "countdown": r"[0-9+\-*/() ]+",
+    "countdown": _ARITHMETIC,
     "group_anagrams": _LISTS,
     "intermediate_integration": _ALGEBRA,
     "jugs": r"\[[\s\",A-Za-z>\-]*\]",
@@ -45,7 +46,7 @@ _FORMS = {
     "palindrome_generation": r"[a-z]+",
     "palindrome_partitioning": _LISTS,
     "polynomial_multiplication": _ALGEBRA,
-    "puzzle24": r"[0-9+\-*/() ]+",
+    "puzzle24": _ARITHMETIC,
     "quantum_lock": r"[A-C](?:\s*(?:→|->)\s*[A-C])*",
     "shortest_path": r"infeasible|(?:up|down|left|right)(?:\s+(?:up|down|left|right))*",
     "simple_integration": _ALGEBRA,
@@ -53,12 +54,9 @@ _FORMS = {
     "tower_of_hanoi": r"(?:Move disk [0-9]+ from Peg [0-9]+ to Peg [0-9]+\s*)+",
     "word_ladder": r"[A-Za-z]+(?:,[A-Za-z]+)*",
 }
-_POWER = re.compile(r"\*\*|\^")
 
 
-def generate_reasoning_tasks(
-    name: str, count: int, seed: int = 0, options: Mapping[str, Any] | None = None
-) -> TaskSet:
+def generate_reasoning_tasks(name: str, count: int, seed: int = 0, options: Mapping[str, Any] | None = None) -> TaskSet:
     """Different tasks of one generator; the first k are the same for every `count` >= k.
 
     Ids and splits follow from the prompts alone, so that a prompt is in the same split whatever the seed.
@@ -85,8 +83,6 @@ def generate_reasoning_tasks(
     settings = dict(options or {})
     entries: dict[str, dict[str, Any]] = {}
     for index in range(_DRAWS_PER_TASK * count + 100):
-        if len(entries) == count:
-            break
         own_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
         try:
             entry = call("routegym.tasks.reasoning:draw", [name, settings, own_seed], _DRAW_LIMIT_S)
@@ -98,6 +94,8 @@ def generate_reasoning_tasks(
                 "take another generator"
             )
         entries.setdefault(entry["question"], entry)
+        if len(entries) == count:
+            break
     else:
         raise TaskError(
             f"reasoning_gym:{name} gave only {len(entries)} different tasks in {index + 1} draws, {count} were asked "
@@ -112,10 +110,7 @@ def generate_reasoning_tasks(
         splits=tuple(split_of(task_id) for task_id in ids),
         graders=("reasoning_gym",) * count,
         kinds=(f"{name}?{shown}" if shown else name,) * count,
-        details=tuple(
-            json.dumps({"generator": name, "options": settings, "entry": entry}, sort_keys=True)
-            for entry in ({key: value for key, value in entry.items() if key != "question"} for entry in entries.values())
-        ),
+        details=tuple(_details(name, settings, entry) for entry in entries.values()),
     )
     tasks.validate()
     return tasks
@@ -181,12 +176,21 @@ def _admitted(answer: str, reference: str, generator: str) -> str | None:
     form = _FORMS.get(generator)
     if form is not None:
         return stated if re.fullmatch(form, stated) else None
-    wanted, value = number(reference), number(unnamed(stated))
+    bare = final_answer(reference) or reference.strip()
+    wanted, value = number(bare), number(unnamed(stated))
     if wanted is not None:
         if value is None or abs(value - wanted) > _CLOSE * abs(wanted):
             return None
         return reference if value == wanted else unnamed(stated)
-    return stated if tokens(stated) == tokens(reference) else None
+    if stated.split() == bare.split():
+        return reference
+    return stated if tokens(stated) == tokens(bare) else None
+
+
+def _details(name: str, options: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+    """What `judge` needs; the question is the prompt, and no verifier reads it."""
+    kept = {key: value for key, value in entry.items() if key != "question"}
+    return json.dumps({"generator": name, "options": dict(options), "entry": kept}, sort_keys=True)
 
 
 def _created(name: str, options: str, seed: int) -> Any:

@@ -132,7 +132,9 @@ class TaskSet:
             raise TaskError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
         return np.flatnonzero(np.array([name == split for name in self.splits], dtype=bool)).astype(np.int64)
 
-    def grade(self, indices: Sequence[int] | npt.NDArray[np.integer], answers: Sequence[str]) -> npt.NDArray[np.float32]:
+    def grade(
+        self, indices: Sequence[int] | npt.NDArray[np.integer], answers: Sequence[str]
+    ) -> npt.NDArray[np.float32]:
         """Scores of answers, each by the grader of its task.
 
         Args:

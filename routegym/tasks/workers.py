@@ -1,7 +1,7 @@
 """Worker processes that can be killed: what may hang or evaluate text runs in them, never in the caller's process.
 
-A worker is a fresh interpreter that imports one function, calls the module's ``prepare()`` if there is one, then answers
-requests line by line (JSON on its pipes).
+A worker is a fresh interpreter that imports one function, calls the module's ``prepare()`` if there is one, and then
+answers requests line by line (JSON on its pipes).
 It sees none of the caller's environment variables, hashes alike in every run, and dies with its caller. A call that
 takes too long costs the worker its life; another one was already started by then, so that the next call need not wait.
 Calls may come from any thread, event loop or process; each process has workers of its own.
@@ -180,7 +180,11 @@ class _Workers:
 
     def _take(self) -> _Worker:
         with self._guard:
+            ended = [worker for worker in self._idle if worker.process.poll() is not None]
+            self._idle = [worker for worker in self._idle if worker not in ended]
             worker = self._idle.pop() if self._idle else self._start()
+        for other in ended:
+            self._drop(other)
         if not worker.started:
             try:
                 message = worker.receive(_START_LIMIT_S)
