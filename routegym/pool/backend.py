@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Literal, Protocol
 
 from routegym.errors import CallError, PoolError
@@ -130,13 +129,20 @@ class Call:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further fields that are sent as they are (``top_p``, ``tools``, ...); JSON."""
 
-    @cached_property
+    @property
     def key(self) -> str:
         """sha256 of the call in canonical JSON: the order of keys, white space and 1 or 1.0 make no difference.
 
         Raises:
             PoolError: an option that JSON cannot express.
         """
+        # Not a cached_property: up to Python 3.11 that takes a lock, which nobody gives back in a forked child.
+        known = vars(self).get("_key")
+        if known is None:
+            object.__setattr__(self, "_key", known := self._hash())
+        return str(known)
+
+    def _hash(self) -> str:
         sent = {name: value for name, value in vars(self).items() if name != "arm"}
         try:
             # There and back: tuples become lists, and equal numbers are written alike.
