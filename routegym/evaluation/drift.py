@@ -9,7 +9,7 @@ import numpy as np
 
 from routegym.core.rollout import EpisodeTable, rollout
 from routegym.core.vector_env import RoutingVectorEnv
-from routegym.errors import RecordingError
+from routegym.errors import MissingEdgeError, RecordingError
 from routegym.evaluation.report import Table
 from routegym.evaluation.statistics import Interval, mean_interval
 from routegym.graph.growth import Expander
@@ -30,7 +30,8 @@ _MEASURES = {"score": "score", "cost_usd": "cost (USD)", "latency_s": "latency (
 class Drift:
     """Episodes of one policy on the same tasks, budgets and prices, in the same order."""
 
-    recorded: EpisodeTable
+    recorded: EpisodeTable | None
+    """None where the recording lacks what the policy chooses, as one does that was grown while learning."""
     live: EpisodeTable
 
     @property
@@ -38,15 +39,23 @@ class Drift:
         """bool (n,): episodes in which no live call failed; only they are compared."""
         return ~np.isnan(self.live.score)
 
-    def compare(self, budget_usd: float, measure: str) -> tuple[float, float, Interval]:
+    def compare(self, budget_usd: float, measure: str) -> tuple[float | None, float, Interval]:
         """Recorded mean, live mean and the interval of live minus recorded, over the tasks of one budget.
+
+        Without a recorded side the interval is that of the live mean.
 
         Args:
             budget_usd: the hard cap, inf = none.
             measure: ``score``, ``cost_usd`` or ``latency_s``.
+
+        Raises:
+            ConfigError: every episode of this budget had a call that failed.
         """
         rows = self.answered & (self.live.budget_usd == budget_usd)
-        before, now = (getattr(table, measure)[rows] for table in (self.recorded, self.live))
+        now = getattr(self.live, measure)[rows]
+        if self.recorded is None:
+            return None, float(now.mean()), mean_interval(now)
+        before = getattr(self.recorded, measure)[rows]
         return float(before.mean()), float(now.mean()), mean_interval(now - before)
 
     def metrics(self) -> dict[str, Any]:
@@ -55,15 +64,13 @@ class Drift:
         for budget in np.unique(self.live.budget_usd):
             row: dict[str, Any] = {"budget_usd": float(budget) if np.isfinite(budget) else None}
             for measure in _MEASURES:
-                before, now, change = self.compare(budget, measure)
-                row[measure] = {
-                    "recorded": before,
-                    "live": now,
-                    "drift": [change.estimate, change.low, change.high],
-                    "drifted": change.excludes_zero,
-                }
-            same = self.recorded.arm_counts == self.live.arm_counts
-            row["same_choices"] = float(same.all(axis=1)[self.live.budget_usd == budget].mean())
+                before, now, interval = self.compare(budget, measure)
+                row[measure] = {"recorded": before, "live": now, "interval": [interval.low, interval.high]}
+                if self.recorded is not None:
+                    row[measure] |= {"drift": interval.estimate, "drifted": interval.excludes_zero}
+            if self.recorded is not None:
+                same = (self.recorded.arm_counts == self.live.arm_counts).all(axis=1)
+                row["same_choices"] = float(same[self.live.budget_usd == budget].mean())
             found["budgets"].append(row)
         return found
 
@@ -106,6 +113,9 @@ def measure_drift(
         grid: budgets and prices to play.
         on_result: called with every live response or failure.
 
+    Returns:
+        Both sides, or only the live one where the recording lacks a choice of the policy's.
+
     Raises:
         RecordingError: the pool has other arms.
     """
@@ -116,29 +126,34 @@ def measure_drift(
         )
     fresh = live_copy(recording)
     expander = Expander(workflow, pool, fresh, on_result=on_result)
+    live = _play(policy, fresh, split, grid, seed, expander)
+    try:
+        return Drift(_play(policy, recording, split, grid, seed), live)
+    except MissingEdgeError:
+        return Drift(None, live)
+
+
+def _play(
+    policy: Policy, recording: Recording, split: str, grid: Grid, seed: int, expander: Expander | None = None
+) -> EpisodeTable:
     tasks = recording.split(split)
     budgets, lambdas = grid.points
-    tables = []
-    for source, grows in ((recording, None), (fresh, expander)):
-        env = RoutingVectorEnv(
-            len(tasks) * len(budgets),
-            source,
-            split=split,
-            observation=getattr(policy, "observation", "flat"),
-            autoreset_mode="Disabled",  # an episode that is over asks nobody anything
-            expander=grows,
-        )
-        tables.append(
-            rollout(
-                policy,
-                env,
-                np.tile(tasks, len(budgets)),
-                budget_usd=np.repeat(budgets, len(tasks)),
-                lambda_=np.repeat(lambdas, len(tasks)),
-                seed=seed,
-            )
-        )
-    return Drift(*tables)
+    env = RoutingVectorEnv(
+        len(tasks) * len(budgets),
+        recording,
+        split=split,
+        observation=getattr(policy, "observation", "flat"),
+        autoreset_mode="Disabled",  # an episode that is over asks nobody anything
+        expander=expander,
+    )
+    return rollout(
+        policy,
+        env,
+        np.tile(tasks, len(budgets)),
+        budget_usd=np.repeat(budgets, len(tasks)),
+        lambda_=np.repeat(lambdas, len(tasks)),
+        seed=seed,
+    )
 
 
 def drift_table(drift: Drift, name: str) -> Table:
@@ -147,14 +162,15 @@ def drift_table(drift: Drift, name: str) -> Table:
     for budget in np.unique(drift.live.budget_usd):
         label = "none" if np.isinf(budget) else f"${budget:.3g}"
         for measure, title in _MEASURES.items():
-            before, now, change = drift.compare(budget, measure)
-            mark = " *" if change.excludes_zero else ""
-            interval = f"{change.estimate:+.3g} [{change.low:+.3g}, {change.high:+.3g}]{mark}"
-            rows.append((f"{label}: {title}", f"{before:.4g}", f"{now:.4g}", interval))
+            before, now, interval = drift.compare(budget, measure)
+            mark = " *" if before is not None and interval.excludes_zero else ""
+            sign = "" if before is None else "+"
+            bounds = f"{interval.estimate:{sign}.3g} [{interval.low:{sign}.3g}, {interval.high:{sign}.3g}]{mark}"
+            rows.append((f"{label}: {title}", "-" if before is None else f"{before:.4g}", f"{now:.4g}", bounds))
     failed = int((~drift.answered).sum())
     return Table(
         title=f"{name}: recorded against live, {len(drift.live):,} episodes",
-        header=("hard budget: mean of", "recorded", "live", "live - recorded"),
+        header=("hard budget: mean of", "recorded", "live", "live - recorded" if drift.recorded else "live mean"),
         rows=rows,
         notes=(
             "Brackets: 95 % paired bootstrap over tasks; * excludes 0. Latency is that of the machine that recorded.",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import helpers
 import pytest
 
 from routegym.cli.main import main
@@ -15,12 +14,6 @@ from routegym.cli.main import main
 def recording(recordings: dict[str, Path]) -> Path:
     """A small complete agent_steps recording."""
     return recordings["agent_steps"]
-
-
-@pytest.fixture(scope="session")
-def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A small complete recording of each family."""
-    return helpers.saved(tmp_path_factory.getbasetemp() / "recordings")
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,6 @@ import pytest
 import routegym
 
 
-@pytest.fixture(scope="session")
-def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Small complete recordings by kind, see `helpers.saved`."""
-    return helpers.saved(tmp_path_factory.getbasetemp() / "recordings")
-
-
 @pytest.fixture(params=routegym.ENV_IDS)
 def env_id(request: pytest.FixtureRequest) -> str:
     return str(request.param)
