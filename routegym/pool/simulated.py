@@ -11,7 +11,7 @@ import numpy as np
 
 from routegym.errors import PoolError
 from routegym.pool.arms import Arm
-from routegym.pool.backend import Request, Response
+from routegym.pool.backend import Failure, OnResponse, Request, Response
 from routegym.tasks.arithmetic import LEVELS, MODULUS, level, next_operation
 
 __all__ = ["SimulatedBackend"]
@@ -49,13 +49,18 @@ class SimulatedBackend:
                         f"accuracy of arm {arm!r} at level {name!r} is {value!r}; expected a probability in [0, 1]"
                     )
 
-    def generate(self, requests: Sequence[Request]) -> list[Response]:
-        """One simulated response for each request, in order.
+    def generate(self, requests: Sequence[Request], on_result: OnResponse | None = None) -> list[Response | Failure]:
+        """One simulated response for each request, in order; never a failure.
 
         Raises:
             PoolError: an arm has no accuracies, or a prompt is no operation.
         """
-        return [self._respond(request) for request in requests]
+        results: list[Response | Failure] = []
+        for index, request in enumerate(requests):
+            results.append(self._respond(request))
+            if on_result is not None:
+                on_result(index, results[-1])
+        return results
 
     def count_prompt_tokens(self, requests: Sequence[Request]) -> list[int]:
         """Prompt tokens of each request."""

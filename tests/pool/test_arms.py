@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,12 +36,24 @@ def test_impossible_prices_are_refused(value: float) -> None:
         (("a", "", 10, 4), "must not be empty"),
         (("a", "direct", -1, 4), "parameters = -1 is negative"),
         (("a", "direct", 10, 0), "max_completion_tokens = 0 must be positive"),
+        (("a", "direct", 10, 4, 0), "charged_attempts = 0; expected at least 1"),
+        (("a", "direct", 10, 4, 1, "a/direct"), "fallback is the arm itself"),
+        (("a", "direct", 10, 4, 1, None, 0.0), r"max_gpu_s = 0\.0; expected a number > 0"),
+        (("a", "direct", 10, 4, 1, None, math.inf), "max_gpu_s = inf"),
     ],
 )
-def test_impossible_arms_are_refused(fields: tuple[str, str, int, int], message: str) -> None:
+def test_impossible_arms_are_refused(fields: tuple[Any, ...], message: str) -> None:
     with pytest.raises(PoolError, match=message):
         Arm(*fields)
 
 
 def test_arm_names() -> None:
     assert Arm("a", "vote5", 0, None).name == "a/vote5"
+
+
+def test_gpu_time_has_a_price_per_second() -> None:
+    table = PriceTable("2026-11-22", "nominal", {"a": Price(0, 0, 0, 0, gpu_hour=3.6), "b": Price(1, 1, 1, 1)})
+    arms = [Arm("a", "direct", 10, 4, max_gpu_s=2.0), Arm("b", "direct", 10, 4)]
+    np.testing.assert_allclose(table.per_gpu_second(arms), [0.001, 0.0])
+    with pytest.raises(PriceError, match=r"price of GPU time is -1\.0; expected .* USD per GPU-hour"):
+        Price(0, 0, 0, 0, gpu_hour=-1.0)

@@ -1,13 +1,55 @@
+"""Pools from their files: the embedded one, and what a file of any backend turns into."""
+
 from __future__ import annotations
 
-import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from routegym.errors import PoolError, PriceError
-from routegym.pool import Pool, Request, load_pool
+from routegym.graph.library import load_recording, shipped_recordings
+from routegym.pool import Call, Completion, Pool, Request, Response, load_pool
+
+SERVERS = r"""
+schema_version: 2
+name: laptop
+about: two small models
+prices: {date: 2026-11-22, note: nominal}
+endpoints:
+  local:
+    backend: openai
+    base_url: http://127.0.0.1:8000/v1
+    api_key_env: LOCAL_KEY
+    concurrency: 32
+  gpu: {backend: vllm, gpu_count: 2, options: {max_model_len: 2048}}
+models:
+  smol:
+    endpoint: local
+    served_as: SmolLM2
+    revision: q4_1
+    parameters: 135000000
+    context_tokens: 1024
+    price: {prompt: 0.01, cached: 0.001, completion: 0.03, reasoning: 4e-2}
+    tiers:
+      direct: {template: "{prompt}\nNumber only.", max_tokens: 16, system: "Be {brief}."}
+      vote5: {template: "{prompt}", max_tokens: 16, samples: 5, temperature: 0.7, fallback: smol/direct}
+  big:
+    endpoint: gpu
+    folder: weights/big
+    price: {gpu_usd_per_hour: 2.5, max_gpu_s: 60}
+    tiers:
+      steps: {template: "{prompt}", max_tokens: 128, answer: 'answer is (-?\d+)', options: {top_p: 0.9}}
+  big-sql:
+    endpoint: gpu
+    folder: weights/big
+    adapter: adapters/sql
+    price: {gpu_usd_per_hour: 2.5, max_gpu_s: 60}
+    tiers:
+      steps: {template: "{prompt}", max_tokens: 128, stop: ["\n\n"]}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -16,30 +58,16 @@ def embedded() -> Pool:
 
 
 @pytest.fixture
-def content() -> dict[str, Any]:
-    """A small valid pool file."""
-    price = {"prompt": 1.0, "cached": 0.1, "completion": 4.0, "reasoning": 4.0}
-    arm = {
-        "model": "a",
-        "tier": "direct",
-        "template": "direct",
-        "samples": 1,
-        "temperature": 0.0,
-        "max_completion_tokens": 4,
-    }
-    return {
-        "schema_version": 1,
-        "about": "a test",
-        "models": {"a": {"folder": "a", "parameters": 10, "training": {"seed": 0}}},
-        "arms": [arm],
-        "prices": {"date": "2026-11-22", "note": "nominal", "usd_per_million_tokens": {"a": price}},
-    }
+def servers(tmp_path: Path) -> Pool:
+    path = tmp_path / "pool.yaml"
+    path.write_text(SERVERS)
+    return load_pool(str(path))
 
 
-def write(folder: Path, content: dict[str, Any]) -> Path:
-    path = folder / "pool.json"
-    path.write_text(json.dumps(content))
-    return path
+def answers(pool: Pool, requests: list[Request]) -> list[Response]:
+    results = pool.backend.generate(requests)
+    assert all(isinstance(result, Response) for result in results)
+    return results  # type: ignore[return-value]
 
 
 def test_the_embedded_pool_is_complete(embedded: Pool) -> None:
@@ -55,9 +83,14 @@ def test_the_embedded_pool_is_complete(embedded: Pool) -> None:
         assert price.cached == pytest.approx(price.prompt / 10)
         assert price.completion == price.reasoning == pytest.approx(4 * price.prompt)
         assert embedded.training(name)["seed"] == 0
-        stored = sum(value.numel() for value in embedded.backend.model(name).parameters())
-        assert stored == parameters
     assert sum(file.stat().st_size for file in embedded.path.parent.rglob("*")) < 5_000_000
+
+
+@pytest.mark.parametrize("name", sorted(set(shipped_recordings()) & {"single_call", "cascade", "agent_steps"}))
+def test_the_embedded_pool_is_the_one_that_was_recorded(embedded: Pool, name: str) -> None:
+    recorded = load_recording(name)
+    assert embedded.arms == recorded.arms
+    assert embedded.prices == recorded.prices
 
 
 def test_every_embedded_arm_knows_the_easy_steps(embedded: Pool) -> None:
@@ -65,11 +98,15 @@ def test_every_embedded_arm_knows_the_easy_steps(embedded: Pool) -> None:
         easy = [f"{a}*{b}" for a in (3, 4, 8) for b in (2, 5, 9)]
         if arm.model != "times":
             easy += [f"{a}{op}{b}" for a in (3, 8, 24, 57) for op in "+-" for b in (2, 5, 9, 31)]
-        answers = embedded.backend.generate([Request(arm, prompt) for prompt in easy])
-        right = [answer.text == str(eval(prompt) % 1000) for answer, prompt in zip(answers, easy, strict=True)]
+        responses = answers(embedded, [Request(arm, prompt) for prompt in easy])
+        right = [answer.text == str(eval(prompt) % 1000) for answer, prompt in zip(responses, easy, strict=True)]
         assert sum(right) >= 0.9 * len(right), arm.name
-        for answer in answers:
-            assert answer.tokens[2] + answer.tokens[3] <= (arm.max_completion_tokens or 0)
+        samples = 5 if arm.tier == "vote5" else 1
+        for answer in responses:
+            assert answer.tokens == (8 * samples, 0, 4 * samples, 0)
+            assert answer.flops == 2 * arm.parameters * 12 * samples
+            assert round(answer.agreement * samples) == pytest.approx(answer.agreement * samples)
+        assert embedded.backend.count_prompt_tokens([Request(arm, "1+1")]) == [8 * samples]
 
 
 def test_arms_are_found_by_name(embedded: Pool) -> None:
@@ -81,69 +118,119 @@ def test_arms_are_found_by_name(embedded: Pool) -> None:
         embedded.training("huge")
 
 
-def test_a_valid_file_is_read(tmp_path: Path, content: dict[str, Any]) -> None:
-    pool = load_pool(str(write(tmp_path, content)))
-    assert [arm.name for arm in pool.arms] == ["a/direct"]
-    assert pool.prices.date == "2026-11-22"
-    with pytest.raises(PoolError, match="model 'a' cannot be loaded"):
+def test_arms_follow_the_file(servers: Pool) -> None:
+    assert [arm.name for arm in servers.arms] == ["smol/direct", "smol/vote5", "big/steps", "big-sql/steps"]
+    direct, vote, steps, _ = servers.arms
+    assert (direct.max_completion_tokens, vote.max_completion_tokens) == (16, 80)
+    assert (direct.fallback, vote.fallback) == (None, "smol/direct")
+    assert (direct.max_gpu_s, steps.max_gpu_s) == (None, 60.0)
+    assert servers.prices.price_of(vote).reasoning == 0.04
+    assert servers.prices.price_of(steps).gpu_hour == 2.5
+    assert (servers.prices.date, servers.prices.note) == ("2026-11-22", "nominal")
+    assert servers.name == "laptop"
+
+
+def test_tiers_say_what_is_sent(servers: Pool) -> None:
+    calls = [servers.tiers[arm.name].to_call(Request(arm, "1+1", 7)) for arm in servers.arms]
+    direct, vote, steps, sql = calls
+    assert direct.messages == (("system", "Be {brief}."), ("user", "1+1\nNumber only."))
+    assert (direct.engine, direct.model, direct.revision, direct.n, direct.seed) == ("openai", "SmolLM2", "q4_1", 1, 7)
+    assert (vote.n, vote.temperature, vote.max_tokens) == (5, 0.7, 16)
+    assert (steps.engine, steps.model, steps.adapter, steps.options) == ("vllm", "weights/big", "", {"top_p": 0.9})
+    assert (sql.model, sql.adapter, sql.stop) == ("weights/big", "adapters/sql", ("\n\n",))
+    assert len({call.key for call in calls}) == 4
+
+
+class Told:
+    """Stands in for an engine's class and remembers what it was made with."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.args, self.kwargs = args, kwargs
+        self.closed = False
+        MADE.append(self)
+
+    def complete(self, calls: list[Call], on_result: Any) -> None:
+        for index, _ in enumerate(calls):
+            on_result(index, Completion(("the answer is 2",), (0.0,), ("stop",), (3, 0, 1, 0), 0.1, gpu_s=0.1))
+
+    def count_prompt_tokens(self, calls: list[Call]) -> list[int]:
+        return [3] * len(calls)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+MADE: list[Told] = []
+
+
+def test_engines_are_made_once_and_from_the_file(servers: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import routegym.pool.openai
+    import routegym.pool.vllm
+
+    MADE.clear()
+    monkeypatch.setattr(routegym.pool.openai, "OpenAIEngine", Told)
+    monkeypatch.setattr(routegym.pool.vllm, "VLLMEngine", Told)
+    with pytest.raises(PoolError, match=r"variable LOCAL_KEY is not set, and endpoints\.local\.api_key_env names it"):
+        servers.backend.generate([Request(servers.arms[0], "1+1")])
+    monkeypatch.setenv("LOCAL_KEY", "canary-1")
+    assert MADE == []
+    for _ in range(2):
+        assert [answer.text for answer in answers(servers, [Request(arm, "1+1") for arm in servers.arms])] == [
+            "the answer is 2",
+            "the answer is 2",
+            "2",
+            "the answer is 2",
+        ]
+    by_address = {engine.args[0]: engine.kwargs for engine in MADE}
+    assert len(MADE) == 2
+    assert by_address["http://127.0.0.1:8000/v1"] == {
+        "api_key": "canary-1",
+        "concurrency": 32,
+        "requests_per_minute": None,
+        "tokens_per_minute": None,
+        "timeout_s": 60.0,
+        "attempts": 4,
+        "allow_private": False,
+        "context_tokens": {"SmolLM2": 1024},
+    }
+    folder = servers.path.parent
+    assert by_address[str(folder / "weights/big")] == {
+        "adapters": {"adapters/sql": str(folder / "adapters/sql")},
+        "options": {"max_model_len": 2048},
+        "gpu_count": 2,
+    }
+    assert "canary-1" not in repr(servers)
+    first = servers.backend
+    second = servers.connect()
+    assert all(engine.closed for engine in MADE)
+    assert servers.backend is second is not first
+
+
+def test_looked_up_prices_are_named_in_the_note(tmp_path: Path) -> None:
+    content = yaml.safe_load(SERVERS.replace("2026-11-22", "'2026-11-22'"))
+    content["models"]["smol"]["price"] = {"genai_prices": "openai/gpt-4o-mini"}
+    path = tmp_path / "pool.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    pool = load_pool(path)
+    assert pool.prices.prices["smol"].prompt > 0
+    assert pool.prices.note.startswith("nominal; smol: genai-prices ")
+    content["models"]["smol"]["price"] = {"genai_prices": "openai/gpt-4o-minni"}
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(PriceError, match=r"pool\.yaml: models\.smol\.price\.genai_prices: .*did you mean gpt-4o-mini"):
+        load_pool(path)
+
+
+def test_missing_weights_are_found_at_the_first_call(tmp_path: Path, embedded: Pool) -> None:
+    path = tmp_path / "pool.yaml"
+    path.write_text(embedded.path.read_text())
+    pool = load_pool(path)
+    with pytest.raises(PoolError, match="model 'nano' cannot be loaded"):
         pool.backend.generate([Request(pool.arms[0], "1+1")])
 
 
-@pytest.mark.parametrize(
-    ("path", "value", "message"),
-    [
-        (("schema_version",), 2, "schema_version is 2; this routegym reads version 1"),
-        (("surprise",), 1, "surprise is 1"),
-        (("arms",), [], r"arms is \[\]"),
-        (("arms", 0, "tier"), "", r"arms\.0\.tier is ''"),
-        (("arms", 0, "model"), "b", r"arms\.0\.model is 'b'; expected one of a"),
-        (("arms", 0, "template"), "spoken", r"arms\.0\.template is 'spoken'"),
-        (("arms", 0, "samples"), 0, r"arms\.0\.samples is 0"),
-        (("arms", 0, "samples"), 5, r"arms\.0 is .*5 samples at temperature 0 are all the same"),
-        (("arms", 0, "temperature"), -1.0, r"arms\.0\.temperature is -1\.0"),
-        (("arms", 0, "temperature"), float("nan"), r"arms\.0\.temperature is nan"),
-        (("arms", 0, "max_completion_tokens"), 0, r"arms\.0\.max_completion_tokens is 0"),
-        (("models", "a", "parameters"), -3, r"models\.a\.parameters is -3"),
-        (("prices", "date"), "yesterday", r"prices\.date is 'yesterday'"),
-    ],
-)
-def test_bad_fields_are_named(
-    tmp_path: Path, content: dict[str, Any], path: tuple[str | int, ...], value: object, message: str
-) -> None:
-    target: Any = content
-    for part in path[:-1]:
-        target = target[part]
-    target[path[-1]] = value
-    with pytest.raises(PoolError, match=rf"pool\.json: {message}"):
-        load_pool(write(tmp_path, content))
-
-
-def test_an_arm_may_not_occur_twice(tmp_path: Path, content: dict[str, Any]) -> None:
-    content["arms"] *= 2
-    with pytest.raises(PoolError, match=r"arms\.1 is 'a/direct' a second time"):
-        load_pool(write(tmp_path, content))
-
-
-def test_missing_and_impossible_prices_are_refused(tmp_path: Path, content: dict[str, Any]) -> None:
-    prices = content["prices"]["usd_per_million_tokens"]
-    prices["a"]["cached"] = -0.5
-    with pytest.raises(PriceError, match=r"prices\.usd_per_million_tokens\.a\.cached is -0\.5"):
-        load_pool(write(tmp_path, content))
-    del prices["a"]["cached"]
-    with pytest.raises(PriceError, match="expected a price for each of prompt, cached, completion, reasoning"):
-        load_pool(write(tmp_path, content))
-    del prices["a"]
-    with pytest.raises(PriceError, match="no price for model 'a'"):
-        load_pool(write(tmp_path, content))
-
-
-def test_unreadable_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(PoolError, match=r"nothing\.json: cannot be read"):
-        load_pool(tmp_path / "nothing.json")
-    broken = tmp_path / "broken.json"
-    broken.write_text('{"schema_version": 1')
-    with pytest.raises(PoolError, match=r"broken\.json: no valid JSON"):
-        load_pool(broken)
-    broken.write_text("[]")
-    with pytest.raises(PoolError, match="schema_version is None"):
-        load_pool(broken)
+def test_a_pool_that_was_used_survives_pickling(embedded: Pool) -> None:
+    requests = [Request(embedded.arms[0], "1+1")]
+    before = answers(embedded, requests)
+    copied = pickle.loads(pickle.dumps(embedded))
+    assert copied.arms == embedded.arms
+    assert answers(copied, requests)[0].text == before[0].text == "2"

@@ -8,8 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
-from routegym.pool import Request, load_pool
+from routegym.pool import Request, Response, load_pool
 from routegym.pool.codec import ANSWER_TOKENS
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_pool.py"
@@ -38,16 +39,17 @@ def test_training_is_reproducible_and_gives_a_pool(
     monkeypatch.setattr(script, "RECIPES", {"nano": recipe})
     for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
         trained = script.train("nano", recipe, seed, tmp_path / folder / "nano")
-        script.update_pool_file(tmp_path / folder / "pool.json", {"nano": trained})
+        script.update_pool_file(tmp_path / folder / "pool.yaml", {"nano": trained})
     first, again, other = ((tmp_path / folder / "nano" / "model.safetensors").read_bytes() for folder in "abc")
     assert first == again
     assert first != other
     assert "nano 12" in capsys.readouterr().out
 
-    pool = load_pool(tmp_path / "a" / "pool.json")
+    pool = load_pool(tmp_path / "a" / "pool.yaml")
     assert [arm.name for arm in pool.arms] == ["nano/direct"]
     assert pool.training("nano")["seed"] == 1
     (answer,) = pool.backend.generate([Request(pool.arms[0], "3+4")])
+    assert isinstance(answer, Response)
     assert 1 <= answer.tokens[2] <= ANSWER_TOKENS
 
 
@@ -56,3 +58,9 @@ def test_the_embedded_pool_was_trained_with_these_recipes(script: ModuleType) ->
     for name, recipe in script.RECIPES.items():
         recorded = pool.training(name)["recipe"]
         assert recorded == {**vars(recipe)}, name
+
+
+def test_the_embedded_pool_file_is_what_the_command_writes(script: ModuleType, tmp_path: Path) -> None:
+    shipped = load_pool().path.read_text(encoding="utf-8")
+    script.update_pool_file(tmp_path / "pool.yaml", yaml.safe_load(shipped)["models"])
+    assert (tmp_path / "pool.yaml").read_text(encoding="utf-8") == shipped
