@@ -28,6 +28,9 @@ class Evaluate:
     Beside it: every arm alone, random mixtures of them (the zero router), fixed rules and success predictors fitted on
     the run's training tasks, and the clairvoyant optimum. Writes metrics.json, results.parquet and frontier.png into
     the run folder. `routegym bench` compares many trained policies.
+
+    With --live the first policy plays the tasks on the recording and on the pool that answers now, and what has
+    drifted is reported: score, cost and latency, with intervals.
     """
 
     run_folder: Annotated[Path, tyro.conf.Positional]
@@ -44,6 +47,14 @@ class Evaluate:
     """Where the run's recording is, if it has moved."""
     seed: int = 0
     """Fixes the recorded samples met and the random strategies."""
+    live: bool = False
+    """Check the policy against the live pool instead."""
+    pool: str | None = None
+    """With --live: the pool file that the recording was made with; `embedded` is the pool of arithmetic models."""
+    store: Path | None = None
+    """With --live: folder in which the check's answers are kept, RUN/live.store by default; another one asks anew."""
+    spend_cap: float | None = None
+    """With --live: most USD that the check may cost."""
 
     def run(self) -> None:
         """Evaluate, print, write."""
@@ -61,6 +72,21 @@ class Evaluate:
 
         run = Run(self.run_folder)
         recording, policies = open_run(run, self.recording)
+        if self.live:
+            from routegym.cli.live import check_live
+
+            check_live(
+                run,
+                recording,
+                policies,
+                split=self.split,
+                budgets=self.budgets,
+                seed=self.seed,
+                pool=self.pool,
+                store=self.store,
+                spend_cap=self.spend_cap,
+            )
+            return
         algo = run.config.algo
         grid = Grid.of(recording, self.budgets or None)
         entries = {}

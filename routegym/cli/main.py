@@ -13,6 +13,11 @@ from routegym.cli.bench import Bench
 from routegym.cli.doctor import Doctor
 from routegym.cli.enjoy import Enjoy
 from routegym.cli.evaluate import Evaluate
+from routegym.cli.export import Export
+from routegym.cli.pool import Pool
+from routegym.cli.record import Record
+from routegym.cli.recording import Recording
+from routegym.cli.tasks import Tasks
 from routegym.cli.train import Train
 from routegym.errors import RoutegymError
 
@@ -26,6 +31,7 @@ examples:
   routegym evaluate runs/agent_steps              the same comparison again, from the run folder
   routegym bench                                  every router beside each other, 5 seeds (takes a while)
   routegym enjoy runs/agent_steps --budget-usd 0.001
+  routegym pool check pool.yaml                   whether the models of a pool answer, and at what price
   routegym doctor                                 what is installed and what is missing
 """
 
@@ -53,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _commands(brief: bool) -> Any:
     """The union of all commands; `brief` leaves all but the first line of their descriptions to their own help."""
     found: list[Any] = []
-    for command in (Train, Evaluate, Bench, Enjoy, Doctor):
+    for command in (Train, Evaluate, Bench, Enjoy, Record, Recording, Export, Tasks, Pool, Doctor):
         text = str(command.__doc__).partition("\n\n")[0].strip()
         named = tyro.conf.subcommand(command.__name__.lower(), description=text)
         found.append(Annotated[command, named] if brief else command)

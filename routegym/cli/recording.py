@@ -33,8 +33,8 @@ class Info:
         from rich.console import Console
         from rich.markup import escape
 
-        from routegym.evaluation.summary import summarize
         from routegym.evaluation import card
+        from routegym.evaluation.summary import summarize
         from routegym.graph.library import load_recording
 
         recording = load_recording(self.recording)

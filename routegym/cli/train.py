@@ -6,7 +6,9 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +32,7 @@ class Train:
       routegym train                                         MaskablePPO on AgentSteps, 5 seeds
       routegym train --algo all_action --env routegym/Cascade-v0
       routegym train --algo grpo --seeds 2 --set learning_rate=0.001 network=attention
+      routegym train --live --pool pool.yaml --tasks tasks.jsonl --env routegym/Cascade-v0 --spend-cap 2
     """
 
     env: str = "routegym/AgentSteps-v0"
@@ -55,7 +58,17 @@ class Train:
     threads: int = 1
     """Threads of torch; more are slower for networks this small."""
     evaluate: bool = True
-    """Compare with fixed rules and the oracle afterwards."""
+    """Compare with fixed rules and the oracle afterwards; for that a recording has to be complete."""
+    live: bool = False
+    """Grow the recording while learning: ask the pool for what is not known yet, and keep it in OUT/recording."""
+    pool: str = "embedded"
+    """With --live: pool file; `embedded` is the pool of small arithmetic models."""
+    tasks: str | None = None
+    """With --live: task file, reasoning_gym:NAME:SIZE or arithmetic:SIZE."""
+    store: Path | None = None
+    """With --live: folder in which answers are kept; OUT.store by default."""
+    spend_cap: float | None = None
+    """With --live: most USD that all calls for OUT may cost together."""
 
     def run(self) -> None:
         """Train, save, evaluate."""
@@ -63,11 +76,9 @@ class Train:
 
         from routegym.cli.evaluate import Evaluate
         from routegym.errors import ConfigError
-        from routegym.graph.library import load_recording
-        from routegym.policies.algorithm import Problem
         from routegym.policies.config import hyperparameters, tuned
         from routegym.registration import kind_of
-        from routegym.tracking.run import Run, RunConfig, versions
+        from routegym.tracking.run import RunConfig, versions
 
         if self.seeds < 1 or self.seed < 0:
             raise ConfigError(f"seed = {self.seed}, seeds = {self.seeds}; expected seed >= 0 and seeds >= 1")
@@ -75,39 +86,73 @@ class Train:
         sys.path.insert(0, os.getcwd())  # a module of one's own beside the command
         algorithm: Any = tuned(self.algo, self.env, {"steps": self.steps, **_changes(self.set)})
         _threads(self.threads)
-        source = self.recording or kind
-        recording = load_recording(source)
-        problem = Problem(recording, self.budget_usd or "sampled", self.lambda_)
-        problem.env(1)  # a mistake is told before anything is written
-        if "network" in hyperparameters(algorithm):
-            from routegym.policies.networks import make_actor
+        with ExitStack() as stack:
+            source, run, problem = self._live(kind, stack) if self.live else self._recorded(kind)
+            recording = problem.recording
+            if "network" in hyperparameters(algorithm):
+                from routegym.policies.networks import make_actor
 
-            make_actor(algorithm.network, algorithm.hidden, recording)
-        run = Run(self.out or Path("runs") / Path(source).name)
-        run.start(
-            RunConfig(
-                env=self.env,
-                recording=source,
-                content_hash=recording.content_hash,
-                algo=self.algo,
-                hyperparameters={name: _plain(value) for name, value in hyperparameters(algorithm).items()},
-                seeds=list(range(self.seed, self.seed + self.seeds)),
-                budget_usd=self.budget_usd or "sampled",
-                lambda_=self.lambda_,
-                threads=self.threads,
-                versions=versions(),
-                machine=f"{platform.system()} {platform.machine()}",
+                make_actor(algorithm.network, algorithm.hidden, recording)
+            run.start(
+                RunConfig(
+                    env=self.env,
+                    recording=source,
+                    content_hash="" if self.live else recording.content_hash,
+                    algo=self.algo,
+                    hyperparameters={name: _plain(value) for name, value in hyperparameters(algorithm).items()},
+                    seeds=list(range(self.seed, self.seed + self.seeds)),
+                    budget_usd=self.budget_usd or "sampled",
+                    lambda_=self.lambda_,
+                    threads=self.threads,
+                    versions=versions(),
+                    machine=f"{platform.system()} {platform.machine()}",
+                    pool=Path(self.pool).name if self.live else None,
+                )
             )
-        )
-        console = Console(stderr=True)
-        console.print(
-            f"[bold]{self.algo}[/] on [bold]{self.env}[/], recording [bold]{recording.name}[/]: "
-            f"{recording.graph.n_tasks:,} tasks, {recording.graph.n_edges:,} recorded calls, "
-            f"arms {', '.join(arm.name for arm in recording.arms)}"
-        )
-        _train_seeds(run, problem, algorithm, console)
-        if self.evaluate:
+            console = Console(stderr=True)
+            console.print(
+                f"[bold]{self.algo}[/] on [bold]{self.env}[/], recording [bold]{recording.name}[/]: "
+                f"{recording.graph.n_tasks:,} tasks, {recording.graph.n_edges:,} recorded calls, "
+                f"arms {', '.join(arm.name for arm in recording.arms)}"
+            )
+            _train_seeds(run, problem, algorithm, console)
+        if self.evaluate and not self.live:
             Evaluate(run.path).run()
+        elif self.evaluate:
+            print(f"next: routegym evaluate {run.path} --live --pool {self.pool}")
+
+    def _recorded(self, kind: str) -> tuple[str, Run, Problem]:
+        """Where the recording is, the run folder, and the problem on it."""
+        from routegym.graph.library import load_recording
+        from routegym.policies.algorithm import Problem
+        from routegym.tracking.run import Run
+
+        source = self.recording or kind
+        problem = Problem(load_recording(source), self.budget_usd or "sampled", self.lambda_)
+        problem.env(1)  # a mistake is told before anything is written
+        return source, Run(self.out or Path("runs") / Path(source).name), problem
+
+    def _live(self, kind: str, stack: ExitStack) -> tuple[str, Run, Problem]:
+        """The same where the recording grows while learning."""
+        from routegym.cli.live import live_problem
+        from routegym.errors import ConfigError
+        from routegym.policies.algorithm import Problem
+        from routegym.tracking.run import Run
+
+        if self.tasks is None or self.recording is not None:
+            raise ConfigError("--live takes --tasks, and makes the recording itself: leave --recording out")
+        run = Run(self.out or Path("runs") / f"live-{kind}")
+        problem = live_problem(
+            run,
+            partial(Problem, budget_usd=self.budget_usd or "sampled", lambda_=self.lambda_),
+            env=self.env,
+            pool=self.pool,
+            tasks=self.tasks,
+            store=self.store,
+            spend_cap=self.spend_cap,
+            seed=self.seed,
+        )
+        return str(run.path / "recording"), run, stack.enter_context(problem)
 
 
 def _train_seeds(run: Run, problem: Problem, algorithm: Any, console: Any) -> None:
@@ -140,7 +185,9 @@ def _train_seeds(run: Run, problem: Problem, algorithm: Any, console: Any) -> No
                 status = "" if metrics.get("score") is None else f"score {metrics['score']:.3f}"
                 bar.update(line, completed=min(metrics["step"], total or metrics["step"]), status=status)
 
-            training = Training(run.path / f"checkpoints-{seed}", report)
+            # A checkpoint would not know the situations of a graph that grows: its answers are kept instead.
+            folder = None if problem.expander is not None else run.path / f"checkpoints-{seed}"
+            training = Training(folder, report)
             done[seed] = algorithm.fit(problem, seed, training)
             save_policies(run.path, problem.recording, done)
             training.clear()

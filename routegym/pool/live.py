@@ -19,6 +19,7 @@ from routegym.pool.tiers import Tier, lost_tokens
 __all__ = ["KnownCompletions", "PoolBackend", "Spending"]
 
 #: Settled calls are written down together, at the latest after so many seconds. Until then their worst case stands.
+_WAVE = 512  # calls reserved at a time: many times what is under way, so that little waits for the slowest
 _SETTLE_EVERY_S = 0.25
 
 _OnOutcome = Callable[[int, "Completion | Failure"], None]
@@ -228,14 +229,16 @@ class PoolBackend:
             for call, count in zip(fresh, self._count(fresh), strict=True)
         ]
         waiting = list(range(len(fresh)))
-        # What a wave of calls leaves of its worst case the next one may spend: nothing is refused before that.
+        # What a wave of calls leaves of its worst case the next one may spend: nothing is refused before that. And what
+        # a killed process has reserved counts as spent: it is a wave at most, not the whole batch.
         while waiting:
-            tickets = self._spend.reserve([worst[place] for place in waiting])
-            held = {place: ticket for place, ticket in zip(waiting, tickets, strict=True) if ticket is not None}
+            wave = waiting[:_WAVE]
+            tickets = self._spend.reserve([worst[place] for place in wave])
+            held = {place: ticket for place, ticket in zip(wave, tickets, strict=True) if ticket is not None}
             if not held:
                 for place in waiting:
                     refusal = _refusal(fresh[place], worst[place], self._spend)
-                    spread(place, Failure(refusal))  # type: ignore[arg-type]  # no call was made, so no CallError
+                    spread(place, Failure(refusal))
                 return
             admitted = list(held)
             reservations = _Reservations(self._spend, list(held.values()), [worst[place] for place in admitted])

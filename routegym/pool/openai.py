@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
-from routegym.errors import PoolError, TargetError
+from routegym.errors import CallError, PoolError, TargetError
 from routegym.pool.backend import Call, Completion, Failure, OnCompletion
 from routegym.pool.background import BackgroundLoop
 from routegym.pool.client import Client, Settings
@@ -111,7 +111,8 @@ class OpenAIEngine:
         """Make all calls; each is reported as soon as its answer or its final failure is there.
 
         On Ctrl-C, or where `on_result` raises, the calls under way are given up: they are not reported, and the server
-        may still work on them. On Ctrl-C the answers that have come are reported before the interrupt goes on.
+        may still work on them. On Ctrl-C the answers that have come are reported before the interrupt goes on, and so
+        are the calls that were not sent, as failures without an attempt.
 
         Raises:
             PoolError: a call names an adapter, or the engine is closed.
@@ -124,9 +125,9 @@ class OpenAIEngine:
                 )
         results: queue.SimpleQueue[tuple[int, Completion | Failure] | None] = queue.SimpleQueue()
 
-        async def answer_all(client: Client) -> None:
-            todo = iter(enumerate(calls))
+        todo = iter(enumerate(calls))
 
+        async def answer_all(client: Client) -> None:
             async def work() -> None:
                 for index, call in todo:
                     results.put((index, await client.answer(call)))
@@ -145,6 +146,8 @@ class OpenAIEngine:
             if isinstance(error, KeyboardInterrupt):
                 while not results.empty() and (result := results.get()) is not None:
                     on_result(*result)
+                for index, _ in todo:
+                    on_result(index, Failure(CallError("interrupted before it was sent; the same command asks again")))
             raise
         self._result_of(batch)
 

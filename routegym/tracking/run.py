@@ -32,7 +32,9 @@ class RunConfig(BaseModel):
     recording: str
     """Name of a shipped recording, or the path of one."""
     content_hash: str
-    """Of the recording; evaluating on another one is refused."""
+    """Of the recording; evaluating on another one is refused. Empty while a live training has not written it yet."""
+    pool: str | None = None
+    """Pool file that the recording was grown from while learning; None where it was there before."""
     algo: str
     hyperparameters: dict[str, Any]
     seeds: Annotated[list[int], Field(min_length=1)]
@@ -70,7 +72,8 @@ class Run:
         """
         if self.started:
             former = self.config
-            ours, theirs = (c.model_dump(exclude={"versions", "machine"}) for c in (config, former))
+            grows = {"content_hash"} if config.pool else set()
+            ours, theirs = (c.model_dump(exclude={"versions", "machine"} | grows) for c in (config, former))
             differ = [name for name in ours if ours[name] != theirs[name]]
             if differ:
                 raise RunError(
@@ -81,8 +84,15 @@ class Run:
         if self.path.exists() and any(self.path.iterdir()):
             raise RunError(f"{self.path}: exists and is not a run folder; name another with --out")
         self.path.mkdir(parents=True, exist_ok=True)
+        self._write(config)
+
+    def recorded(self, content_hash: str) -> None:
+        """Note the content hash of the recording that a live training has grown."""
+        self._write(self.config.model_copy(update={"content_hash": content_hash}))
+
+    def _write(self, config: RunConfig) -> None:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-        (self.path / "config.yaml").write_text(text, encoding="utf-8")
+        write_atomically(self.path / "config.yaml", text.encode())
 
     @property
     def config(self) -> RunConfig:
