@@ -204,7 +204,8 @@ class _Bandit:
         recording, env = problem.recording, problem.env(self.batch, copy=False)
         n_arms, knots = len(recording.arms), _knots(recording)
         rng = np.random.default_rng(np.random.SeedSequence(seed))
-        model = LinearArms.fresh(n_arms, len(env.layout.node_signal_names) + _KNOTS, self.ridge)
+        width = len(env.layout.node_signal_names) + env.layout.embedding_width
+        model = LinearArms.fresh(n_arms, width + _KNOTS, self.ridge)
         spent = 0.0
         for done in range(0, self.episodes, self.batch):
             observation, _ = env.reset(seed=int(rng.integers(2**31)))

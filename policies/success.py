@@ -149,7 +149,8 @@ def signal_rows(
     graph = recording.graph
     answer = graph.edges["signals"][np.maximum(edges, 0)] * (edges >= 0)[:, None]
     step = graph.node_step[nodes].astype(np.float32)
-    return np.concatenate([graph.node_signals[nodes], answer, (step / (step + 4.0))[:, None]], axis=1)
+    embedding = recording.tasks.embedding[graph.node_task[nodes]]
+    return np.concatenate([graph.node_signals[nodes], embedding, answer, (step / (step + 4.0))[:, None]], axis=1)
 
 
 def rounded(rows: _Floats) -> npt.NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""What the commands that call a live pool share: connecting to it, and checking or training on it."""
+"""``routegym evaluate --live`` and ``routegym train --live``: the live side of both commands."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from routegym.cli.connection import (
+    Connected,
+    load_tasks_to_route,
+    pool_file,
+    progress,
+    terminated_like_interrupted,
+)
+
 if TYPE_CHECKING:
-    from routegym.cli.record import Connected
     from routegym.graph.recording import Recording
     from routegym.policies.algorithm import Problem
     from routegym.pool.backend import Failure, Response
@@ -28,7 +35,6 @@ def _connected(
     """A pool with its store and cap, and what is told of every result: it counts, and stops at the cap."""
     from rich.console import Console
 
-    from routegym.cli.record import Connected, pool_file, progress, terminated_like_interrupted
     from routegym.errors import SpendCapError
     from routegym.pool.backend import Failure
     from routegym.pool.pool import load_pool
@@ -77,7 +83,9 @@ def check_live(
     from routegym.evaluation.outcomes import Grid, budget_grid
 
     workflow = workflow_of(run.config.env, [arm.name for arm in recording.arms], recording.tasks)
-    grid = Grid.of(recording, budgets or budget_grid(recording, _CHECKED_BUDGETS).tolist(), [_CHECKED_PRICE])
+    # Not Grid.of: a recording that grew with its policy does not know what its other arms may cost; the pool does.
+    caps = np.unique([*(budgets or budget_grid(recording, _CHECKED_BUDGETS)), np.inf])
+    grid = Grid(caps, np.array([_CHECKED_PRICE]))
     name = pool or run.config.pool or "embedded"
     with _connected(name, store or run.path / "live.store", spend_cap, "live check", True) as (connected, tell):
         drift = measure_drift(
@@ -109,7 +117,6 @@ def live_problem(
         run: of the training, started or not.
         make: makes the problem of ``recording`` and ``expander``.
     """
-    from routegym.cli.record import load_tasks_to_route
     from routegym.envs import workflow_of
     from routegym.graph.growth import Expander, start_recording
     from routegym.graph.recording import Recording

@@ -5,34 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-import signal
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
+
+from routegym.cli.connection import (
+    Connected,
+    Embedding,
+    load_tasks_to_route,
+    pool_file,
+    progress,
+    terminated_like_interrupted,
+)
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from routegym.collect import Collected, Strategy
     from routegym.graph.recording import Recording
-    from routegym.pool.arms import Arm, PriceTable
-    from routegym.pool.backend import Backend
     from routegym.pool.pool import Pool
-    from routegym.pool.spend import SpendCap
-    from routegym.tasks.taskset import TaskSet
 
-__all__ = ["Connected", "Record", "load_tasks_to_route", "pool_file", "progress", "terminated_like_interrupted"]
+__all__ = ["Record"]
 
 #: Exit codes beside 0 (everything that was wanted is recorded) and 2 (a mistake in the command).
 CALLS_MISSING, CAP_REACHED = 1, 3
-
-Embedding = Literal["tfidf", "hashing", "minilm", "none"]
 
 _STRATEGIES = ("all", "boundary", "random", "on-demand", "policy=RUN")
 
@@ -46,13 +44,14 @@ class Record:
     what is there is written, and the same command tries the rest.
 
     examples:
-      routegym record --tasks arithmetic:200 --env routegym/Cascade-v0 --out recordings/arith
+      routegym record --tasks operations:200 --env routegym/Cascade-v0 --out recordings/arith
       routegym record --pool pool.yaml --tasks tasks.jsonl --spend-cap 5 --out recordings/mine
       routegym record --pool pool.yaml --tasks tasks.jsonl --strategy policy=runs/mine --out recordings/mine2
     """
 
     tasks: str
-    """Task file, reasoning_gym:NAME:SIZE or arithmetic:SIZE; several joined by +."""
+    """Task file, reasoning_gym:NAME:SIZE, arithmetic:SIZE (expressions) or operations:SIZE (single ones such as 58*7);
+    several joined by +."""
     out: Path
     """Recording folder."""
     pool: str = "embedded"
@@ -288,43 +287,6 @@ class Record:
         print(f"next: routegym train --env {self.env} --recording {self.out}")
 
 
-def pool_file(name: str) -> Path | None:
-    """Path of a pool file by what was given for it; None = the embedded pool."""
-    return None if name == "embedded" else Path(name)
-
-
-def load_tasks_to_route(source: str, seed: int = 0, embed: Embedding | None = None, validate: bool = True) -> TaskSet:
-    """Tasks with what a router sees of them.
-
-    Args:
-        source: see `routegym.tasks.load_tasks`.
-        seed: fixes what is generated.
-        embed: method of `routegym.tasks.embeddings`, or ``none``; None = tfidf, or none where all prompts are
-            arithmetic, whose operations are shown instead.
-        validate: prove first that every reference scores 1 with its own grader.
-
-    Raises:
-        TaskError, GraderError: the tasks make no sense, or a reference does not score 1.
-    """
-    from routegym.tasks.arithmetic import next_operation
-    from routegym.tasks.sources import load_tasks
-
-    tasks = load_tasks(source, seed=seed)
-    if validate:
-        tasks.validate()
-    arithmetic = all(next_operation(f"({prompt})") is not None for prompt in tasks.prompts)
-    method = embed or ("none" if arithmetic else "tfidf")
-    return tasks if method == "none" else tasks.with_embedding(method, seed=seed)
-
-
-class Connected(NamedTuple):
-    """A pool whose calls are made by a backend of ours."""
-
-    arms: tuple[Arm, ...]
-    prices: PriceTable
-    backend: Backend
-
-
 def _share(text: str | None) -> tuple[int, int] | None:
     from routegym.errors import ConfigError
 
@@ -373,49 +335,3 @@ def _table(collected: Collected) -> Any:
             ", ".join(f"{count:,} {kind}" for kind, count in row["failures"].items()) or "0",
         )
     return table
-
-
-@contextmanager
-def progress(console: Console, spend: SpendCap) -> Iterator[Callable[[int, int], None]]:
-    """A line with answers, spending, rate and the time that the known rest takes."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    cap = "" if spend.cap_usd == float("inf") else f" of ${spend.cap_usd:g}"
-    bar = Progress(
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("answers  {task.fields[rate]}/s  {task.fields[spent]}"),
-        TimeRemainingColumn(),
-        console=console,
-    )
-    began, looked = time.monotonic(), -1.0
-    with bar:
-        line = bar.add_task("", total=None, rate="-", spent="")
-
-        def watch(asked: int, answered: int) -> None:
-            nonlocal looked
-            now = time.monotonic()
-            if now - looked > 0.5 or asked == answered:
-                looked = now
-                rate = f"{answered / max(now - began, 1e-3):,.1f}"
-                spent = f"${spend.spent_usd:.6f}{cap}"
-                bar.update(line, completed=answered, total=asked, rate=rate, spent=spent)
-
-        yield watch
-
-
-@contextmanager
-def terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM stops as cleanly as Ctrl-C does."""
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -24,8 +24,8 @@ class Tasks:
     """Check, show or write a task set.
 
     `validate` proves that every reference scores 1 with its own grader; `show` prints some tasks; `make` writes them as
-    JSON lines. SPEC is a .jsonl, .csv or .parquet file, arithmetic:SIZE, reasoning_gym:NAME:SIZE?OPTION=VALUE, or
-    several of these joined by +. See docs/tasks.md.
+    JSON lines. SPEC is a .jsonl, .csv or .parquet file, arithmetic:SIZE, operations:SIZE,
+    reasoning_gym:NAME:SIZE?OPTION=VALUE, or several of these joined by +. See docs/tasks.md.
     """
 
     action: Annotated[Literal["validate", "show", "make"], tyro.conf.Positional]

@@ -64,7 +64,7 @@ class Train:
     pool: str = "embedded"
     """With --live: pool file; `embedded` is the pool of small arithmetic models."""
     tasks: str | None = None
-    """With --live: task file, reasoning_gym:NAME:SIZE or arithmetic:SIZE."""
+    """With --live: task file, reasoning_gym:NAME:SIZE, arithmetic:SIZE or operations:SIZE."""
     store: Path | None = None
     """With --live: folder in which answers are kept; OUT.store by default."""
     spend_cap: float | None = None

@@ -9,7 +9,7 @@ import numpy as np
 
 from routegym.core.rollout import EpisodeTable, rollout
 from routegym.core.vector_env import RoutingVectorEnv
-from routegym.errors import MissingEdgeError, RecordingError
+from routegym.errors import BudgetError, MissingEdgeError, RecordingError
 from routegym.evaluation.report import Table
 from routegym.evaluation.statistics import Interval, mean_interval
 from routegym.graph.growth import Expander
@@ -129,7 +129,7 @@ def measure_drift(
     live = _play(policy, fresh, split, grid, seed, expander)
     try:
         return Drift(_play(policy, recording, split, grid, seed), live)
-    except MissingEdgeError:
+    except (BudgetError, MissingEdgeError):  # it lacks what is chosen, or the worst case of an arm never asked
         return Drift(None, live)
 
 

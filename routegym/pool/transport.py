@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import ipaddress
-import socket
 import ssl
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from routegym.errors import MalformedResponseError, MissingExtraError
-from routegym.pool.targets import Target, check_address
+from routegym.pool.network import CheckedNetwork
+from routegym.pool.targets import Target
 
 try:
     import certifi
@@ -67,7 +64,7 @@ class Connections:
         }
         self._headers = [(name.encode(), value.encode()) for name, value in sent.items()]
         self._extensions = {"timeout": {"connect": connect_s}}
-        self._network = _CheckedNetwork(target)
+        self._network = CheckedNetwork(target)
         self._tls = _tls_context() if target.scheme == "https" else None
         self._idle: list[httpcore.AsyncHTTPConnection] = []
 
@@ -136,53 +133,6 @@ class Connections:
         else:
             await response.aclose()
         return Reply(response.status, received, bytes(content))
-
-
-class _CheckedNetwork(httpcore.AnyIOBackend):
-    """Connects to the addresses that a name resolves to only after each of them was checked."""
-
-    def __init__(self, target: Target) -> None:
-        self._target = target
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Connect to the first address of the host that answers."""
-        started = time.monotonic()
-        try:
-            async with asyncio.timeout(timeout):
-                addresses = await _resolve(host, port)
-        except TimeoutError as error:
-            raise httpcore.ConnectTimeout(f"the name {host!r} was not resolved in time") from error
-        except (OSError, UnicodeError) as error:
-            raise httpcore.ConnectError(f"the name {host!r} cannot be resolved ({error})") from error
-        # All before any: a name with an address that is refused among its others is not to be trusted.
-        for address in addresses:
-            check_address(address, self._target)
-        for address in addresses:
-            left = None if timeout is None else max(0.001, started + timeout - time.monotonic())
-            try:
-                return await super().connect_tcp(address, port, left, local_address, socket_options)
-            except httpcore.ConnectError as error:
-                failure = error
-        raise failure
-
-
-async def _resolve(host: str, port: int) -> list[str]:
-    """IP addresses of a host, in the order in which to try them."""
-    try:
-        return [str(ipaddress.ip_address(host))]
-    except ValueError:
-        pass
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    if not found:
-        raise OSError("no addresses")
-    return list(dict.fromkeys(str(address[4][0]) for address in found))
 
 
 def _tls_context() -> ssl.SSLContext:

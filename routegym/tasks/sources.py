@@ -13,7 +13,9 @@ from routegym.tasks.taskset import TaskSet
 
 __all__ = ["join_tasks", "load_tasks"]
 
-_FORMS = "expected a .jsonl, .csv or .parquet file, arithmetic:SIZE or reasoning_gym:NAME:SIZE?OPTION=VALUE"
+_FORMS = (
+    "expected a .jsonl, .csv or .parquet file, arithmetic:SIZE, operations:SIZE or reasoning_gym:NAME:SIZE?OPTION=VALUE"
+)
 
 
 def load_tasks(
@@ -33,7 +35,8 @@ def load_tasks(
 
     Args:
         spec: path of a ``.jsonl``, ``.csv`` or ``.parquet`` file; ``reasoning_gym:chain_sum:500``, with options of the
-            generator ``reasoning_gym:chain_sum:500?max_terms=2&max_digits=2``; ``arithmetic:500``; or several of
+            generator ``reasoning_gym:chain_sum:500?max_terms=2&max_digits=2``; ``arithmetic:500`` (expressions,
+            for AgentSteps); ``operations:500`` (single operations such as ``58*7``); or several of
             these joined by ``+``.
         id: column of the ids in files; likewise `prompt`, `reference`, `split`, `grader`, `kind` and `details`.
             Only prompt and reference must be there.
@@ -85,6 +88,10 @@ def _load(part: str, columns: dict[str, str], default_grader: str, seed: int) ->
     if source == "arithmetic":
         tasks = generate_tasks(_size(rest, part), seed=seed)
         return TaskSet(tasks.ids, tasks.prompts, tasks.references, tasks.splits, kinds=("arithmetic",) * len(tasks))
+    if source == "operations":
+        tasks = generate_tasks(_size(rest, part), operations=(1, 1), seed=seed)
+        prompts = tuple(prompt[1:-1] for prompt in tasks.prompts)  # without their parentheses
+        return TaskSet(tasks.ids, prompts, tasks.references, tasks.splits, kinds=("operation",) * len(tasks))
     if source == "reasoning_gym":
         from routegym.tasks.reasoning import generate_reasoning_tasks
 

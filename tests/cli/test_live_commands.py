@@ -1,0 +1,98 @@
+"""Training and checking on a live pool from the command line: the embedded pool's models answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from routegym.cli.main import main
+from routegym.graph.recording import Recording
+from routegym.pool.store import ResponseStore
+
+TRAIN = [
+    "train", "--live", "--tasks", "operations:40", "--env", "routegym/Cascade-v0", "--algo", "maskable_ppo",
+    "--seeds", "1", "--steps", "1024", "--set", "n_envs=32", "n_steps=8", "batch_size=128",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose recording was grown while it learned."""
+    run = tmp_path_factory.mktemp("live") / "run"
+    main([*TRAIN, "--out", str(run)])
+    return run
+
+
+def test_a_live_training_keeps_what_it_asked(grown: Path) -> None:
+    recording = Recording.load(grown / "recording")
+    config = yaml.safe_load((grown / "config.yaml").read_text())
+    assert config["pool"] == "embedded"
+    assert config["content_hash"] == recording.content_hash
+    tasks = set(recording.graph.node_task[recording.graph.edge_sources()[0]].tolist())
+    assert len(tasks) > 0
+    assert tasks <= set(recording.split("train").tolist())  # nothing is asked of tasks that are held out
+    with ResponseStore(grown.with_name("run.store"), read_only=True) as store:
+        assert 0 < len(store) <= 6 * len(tasks)  # an arm answers a prompt once, however often it is called
+
+
+def test_a_finished_live_training_asks_nothing_again(grown: Path) -> None:
+    before = (grown / "recording" / "edges.parquet").read_bytes()
+    main([*TRAIN, "--out", str(grown)])
+    assert (grown / "recording" / "edges.parquet").read_bytes() == before
+
+
+def test_the_live_check_of_such_a_run_has_no_recorded_side(grown: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["evaluate", str(grown), "--live"])
+    found = json.loads((grown / "live.json").read_text())
+    assert found["pool"] == "embedded"
+    assert len(found["budgets"]) == 4
+    assert all(row["score"]["recorded"] is None and 0 <= row["score"]["live"] <= 1 for row in found["budgets"])
+    assert "live mean" in capsys.readouterr().out
+
+
+def test_the_live_check_finds_no_drift_where_the_same_models_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, run = tmp_path / "arith", tmp_path / "run"
+    main(["record", "--tasks", "operations:40", "--env", "routegym/SingleCall-v0", "--out", str(place)])
+    main([
+        "train", "--env", "routegym/SingleCall-v0", "--recording", str(place), "--algo", "knn", "--seeds", "1",
+        "--out", str(run), "--no-evaluate",
+    ])  # fmt: skip
+    main(["evaluate", str(run), "--live"])
+    found = json.loads((run / "live.json").read_text())
+    assert found["failed"] == 0
+    for row in found["budgets"]:
+        assert row["same_choices"] == 1
+        assert row["score"]["drift"] == row["cost_usd"]["drift"] == 0
+    assert "No live call failed" in capsys.readouterr().out
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("error:") == 1
+    assert "Traceback" not in message
+    return message
+
+
+def test_a_spend_cap_stops_a_live_training_and_keeps_what_it_paid(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "capped"
+    message = refusal(capsys, *TRAIN, "--out", run, "--spend-cap", "0.001")
+    assert "spend cap of 0.001 USD" in message
+    assert Recording.load(run / "recording").graph.n_edges > 0 or len(ResponseStore(tmp_path / "capped.store"))
+    main([*TRAIN, "--out", str(run), "--spend-cap", "1"])  # the same command with a higher cap goes on
+    assert (run / "policy.json").is_file()
+
+
+def test_live_training_wants_tasks_and_makes_its_own_recording(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--tasks" in refusal(capsys, "train", "--live")
+    assert "--recording" in refusal(capsys, "train", "--live", "--tasks", "arithmetic:5", "--recording", "cascade")
