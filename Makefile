@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-PYTEST_ARGS ?= -n 2 -m "not slow"
+PYTEST_ARGS ?= -n 2 -m "not slow and not live"
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -21,6 +21,8 @@ results: $(VENV)/.installed-dev  ## every router side by side, on every shipped 
 	$(BIN)/routegym bench --env routegym/AgentSteps-v0
 	$(BIN)/routegym bench --env routegym/Cascade-v0
 	$(BIN)/routegym bench --env routegym/SingleCall-v0
+	$(BIN)/routegym bench --env routegym/Cascade-v0 --recording smol_cascade --steps 200000
+	$(BIN)/routegym bench --env routegym/SingleCall-v0 --recording smol_single_call --steps 200000
 
 install: $(VENV)/.installed-dev  ## everything: all extras and the development tools, editable
 

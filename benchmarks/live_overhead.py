@@ -37,7 +37,7 @@ from routegym.pool.store import ResponseStore
 from routegym.pool.tiers import Tier
 from routegym.tasks import TaskSet
 
-PACKAGES = ("routegym", "numpy", "httpx")
+PACKAGES = ("routegym", "numpy", "httpcore")
 HEADER = ("64 episodes", "wall ms per episode", "CPU ms per episode")
 N, ARMS, TASKS = 64, 4, 64 * 40
 ANSWER = json.dumps(

@@ -1,4 +1,4 @@
-"""Write the measured tables and pictures of README.md, docs/results.md and docs/recordings.md.
+"""Write the measured tables and pictures of README.md, docs/results.md and docs/recordings.md, and docs/cards/.
 
 example:
   make quickstart results && python scripts/update_docs.py
@@ -14,6 +14,7 @@ from typing import Any
 
 import tyro
 
+from routegym.evaluation.card import recording_card
 from routegym.graph.library import load_recording, shipped_recordings
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -24,17 +25,21 @@ class Update:
     """Bring the tables in the docs up to date."""
 
     run_folder: Path = Path("runs/quickstart")
-    """An evaluated run folder, for the README."""
+    """An evaluated run folder, for the README; without it its part stays as it is."""
     benches: Path = Path("runs")
     """Where the folders bench-RECORDING are, for docs/results.md; those that are missing leave their part as it is."""
 
     def run(self) -> None:
         """Rewrite what stands between the markers."""
-        metrics = json.loads((self.run_folder / "metrics.json").read_text(encoding="utf-8"))
-        shutil.copyfile(self.run_folder / "frontier.png", _ROOT / "docs" / "frontier.png")
-        _between("README.md", "quickstart", _summary(metrics))
+        if (self.run_folder / "metrics.json").is_file():
+            metrics = json.loads((self.run_folder / "metrics.json").read_text(encoding="utf-8"))
+            shutil.copyfile(self.run_folder / "frontier.png", _ROOT / "docs" / "frontier.png")
+            _between("README.md", "quickstart", _summary(metrics))
         _between("docs/recordings.md", "recordings", _recordings())
+        cards = _ROOT / "docs" / "cards"
+        cards.mkdir(exist_ok=True)
         for name in shipped_recordings():
+            (cards / f"{name}.md").write_text(recording_card(load_recording(name)), encoding="utf-8")
             bench = self.benches / f"bench-{name}"
             if not (bench / "results.md").is_file():
                 continue
@@ -69,15 +74,15 @@ def _summary(metrics: dict[str, Any]) -> str:
 
 def _recordings() -> str:
     lines = [
-        "| recording | tasks | situations | calls | cost scale | content hash |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| recording | tasks | situations | calls | cost scale | content hash | card |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name in shipped_recordings():
         recording = load_recording(name)
         graph = recording.graph
         lines.append(
             f"| `{name}` | {graph.n_tasks:,} | {graph.n_nodes:,} | {graph.n_edges:,} | ${recording.cost_scale_usd:.6f} "
-            f"| `{recording.content_hash[:12]}` |"
+            f"| `{recording.content_hash[:12]}` | [card](cards/{name}.md) |"
         )
     return "\n".join(lines)
 

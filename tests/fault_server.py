@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
-import hashlib
 import json
 import random
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -84,7 +84,8 @@ class FaultServer:
         busiest: most requests under way at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.requests: Counter[str] = Counter()
         self.bodies: dict[str, list[Json]] = defaultdict(list)
         self.headers: dict[str, dict[str, str]] = {}
@@ -93,13 +94,14 @@ class FaultServer:
         self.connections = 0
         self.busiest = 0
         self._busy = 0
+        self._random = random.Random(0)
         started = threading.Event()
         self._thread = threading.Thread(target=self._serve, args=(started,), daemon=True)
         self._thread.start()
         assert started.wait(10)
 
     def url(self, behaviour: str = "ok") -> str:
-        return f"http://127.0.0.1:{self.port}/{behaviour}/v1"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}/{behaviour}/v1"
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
@@ -111,7 +113,7 @@ class FaultServer:
     async def _main(self, started: threading.Event) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        server = await asyncio.start_server(self._client, "127.0.0.1", 0, backlog=512)
+        server = await asyncio.start_server(self._client, "127.0.0.1", 0, backlog=512, ssl=self._tls)
         self.port = server.sockets[0].getsockname()[1]
         started.set()
         await self._stop.wait()
@@ -181,8 +183,8 @@ class FaultServer:
                 return await self._behave(fault, path, headers, request, writer)
             sent = as_json(answer(path, request))
         elif name == "mixed":
-            # 5 % of the prompts fail: half of them with 503, half with a broken connection.
-            draw = hashlib.sha256(json.dumps(request["messages"]).encode()).digest()[0] / 256
+            # 5 % of the requests fail: half of them with 503, half with a broken connection.
+            draw = self._random.random()
             if draw < 0.025:
                 writer.transport.abort()
                 return False
@@ -397,9 +399,9 @@ STREAMS: dict[str, Callable[[Json, asyncio.StreamWriter], Awaitable[None]]] = {
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[FaultServer]:
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[FaultServer]:
     """A server for the time of a with block."""
-    server = FaultServer()
+    server = FaultServer(tls)
     try:
         yield server
     finally:

@@ -209,7 +209,12 @@ def test_core_dependencies_stay_light(settings: dict[str, Any]) -> None:
         "pandas",
         "scikit-learn",
         "skops",
+        "reasoning-gym",
+        "minari",
+        "ray",
+        "vllm",
     )
     assert [name for name in heavy if name in core] == []
     extras = set(settings["project"]["optional-dependencies"])
-    assert extras == {"train", "pool", "plots", "fast", "baselines", "all", "dev"}
+    live = {"live", "tasks", "embeddings", "minari", "ray", "vllm"}
+    assert extras == {"train", "pool", "plots", "fast", "baselines", "all", "dev"} | live

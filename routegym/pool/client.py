@@ -40,7 +40,7 @@ from routegym.pool.transport import Connections, Reply
 try:
     import httpcore
 except ImportError as error:
-    raise MissingExtraError("httpx", "live") from error
+    raise MissingExtraError("httpcore", "live") from error
 try:
     from aiolimiter import AsyncLimiter
 except ImportError as error:

@@ -104,6 +104,8 @@ class OpenAIEndpoint(Entry):
     """Seconds that one attempt may take."""
     attempts: Annotated[int, Field(ge=1, le=100)] = 4
     """Most attempts per call; how many of them may cost something is up to the tier's charged_attempts."""
+    tokenize: bool = False
+    """Whether the server counts prompt tokens (vLLM's POST /tokenize), so that worst cases are exact."""
     allow_private: bool = False
     """Whether addresses in private networks may be called (10/8, 172.16/12, 192.168/16, fc00::/7)."""
 

@@ -15,7 +15,7 @@ from routegym.pool.targets import Target, check_address
 try:
     import httpcore
 except ImportError as error:
-    raise MissingExtraError("httpx", "live") from error
+    raise MissingExtraError("httpcore", "live") from error
 
 __all__ = ["CheckedNetwork"]
 

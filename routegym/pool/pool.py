@@ -197,10 +197,14 @@ def _engine(pool: Pool, name: str, endpoint: Endpoint) -> Engine:
         case VLLMEndpoint():
             from routegym.pool.vllm import VLLMEngine
 
-            base = next(iter(served))
-            model = str(folders.get(base, base))
+            bases = sorted({str(folders.get(model, model)) for model in served})
+            if len(bases) > 1:
+                raise PoolError(
+                    f"{pool.path}: endpoints.{name} runs one model and is named by {' and '.join(bases)}; "
+                    "give each an endpoint of its own"
+                )
             adapters = {a: str(pool.path.parent / a) for entry in models.values() if (a := entry.adapter)}
-            return VLLMEngine(model, adapters=adapters, options=endpoint.options, gpu_count=endpoint.gpu_count)
+            return VLLMEngine(bases[0], adapters=adapters, options=endpoint.options, gpu_count=endpoint.gpu_count)
         case TransformersEndpoint():
             from routegym.pool.transformers import TransformersEngine
 

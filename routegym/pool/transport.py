@@ -15,7 +15,7 @@ try:
     import certifi
     import httpcore
 except ImportError as error:
-    raise MissingExtraError("httpx", "live") from error
+    raise MissingExtraError("httpcore", "live") from error
 
 __all__ = ["Connections", "Reply"]
 

