@@ -142,6 +142,8 @@ def collect(
             break
         if all(isinstance(failure.error, _LASTING) for failure in expander.failures.values()):
             break
+    # A pool may only bound what it will be charged for a prompt; what was charged is what a loaded recording goes by.
+    recording.graph.set_reserves()
     if prepare is None:
         recording.fix_scales()
     return Collected(recording, dict(expander.failures))
