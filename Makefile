@@ -29,8 +29,9 @@ install: $(VENV)/.installed-dev  ## everything: all extras and the development t
 test: $(VENV)/.installed-dev  ## the whole test suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-live:  ## serve two small language models with vLLM in an environment of its own, and test against them
-	bash scripts/serve_smol.sh --test
+test-live: $(VENV)/.installed-dev  ## serve two small language models with vLLM, in an environment of its own, and test on them
+	bash scripts/serve_smol.sh
+	$(BIN)/python -m pytest tests/live -m live
 
 slow: $(VENV)/.installed-dev  ## the tests that take minutes each
 	$(BIN)/python -m pytest -n 2 -m slow

@@ -13,6 +13,7 @@ from routegym.errors import PoolError
 from routegym.graph.graph import edge_dtype
 from routegym.pool.arms import TOKEN_KINDS, Arm, PriceTable
 from routegym.pool.backend import Failure, Response, Tokens
+from routegym.pool.prices import attempt_usd
 
 if TYPE_CHECKING:
     from routegym.graph.recording import Recording
@@ -113,9 +114,8 @@ def edge_records(
 
 def failure_cost_usd(prices: PriceTable, arms: Sequence[Arm], failure: Failure) -> float:
     """What the attempts of a failed call are charged, in USD."""
-    asked = [_named(arms, attempt.arm) for attempt in failure.attempts]
-    tokens = np.array([attempt.tokens for attempt in failure.attempts], dtype=np.float64).reshape(-1, len(TOKEN_KINDS))
-    return float((prices.per_token(asked) * tokens).sum())
+    asked = [(_named(arms, attempt.arm), attempt) for attempt in failure.attempts]
+    return sum(attempt_usd(prices.price_of(arm), arm, attempt) for arm, attempt in asked)
 
 
 def _lost(tokens: Tokens) -> tuple[int, int]:
