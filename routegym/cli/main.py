@@ -32,6 +32,7 @@ examples:
   routegym bench                                  every router beside each other, 5 seeds (takes a while)
   routegym enjoy runs/agent_steps --budget-usd 0.001
   routegym pool check pool.yaml                   whether the models of a pool answer, and at what price
+  routegym record --pool pool.yaml --tasks tasks.jsonl --spend-cap 5 --out recordings/mine
   routegym doctor                                 what is installed and what is missing
 """
 
@@ -51,6 +52,9 @@ def main(arguments: list[str] | None = None) -> None:
     except RoutegymError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)  # parsers' messages have several lines
         raise SystemExit(2) from None
+    except BrokenPipeError:  # the reader of our output has seen enough: `routegym recording info cascade | head`
+        sys.stdout = None  # or Python complains once more when it exits
+        raise SystemExit(0) from None
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         raise SystemExit(130) from None
