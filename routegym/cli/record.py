@@ -118,6 +118,7 @@ class Record:
                 f"[bold]{self.env}[/], {len(tasks):,} tasks, {len(pool.arms)} arms, strategy {self.strategy}; "
                 f"{answers:,} answers are in {self._store}",
                 highlight=False,
+                soft_wrap=True,
             )
             with progress(console, spend) as watch:
                 collected = collect(

@@ -69,7 +69,7 @@ class Tasks:
         _print_table(tasks, console)
         if self.action == "make":
             save_tasks(tasks, self.out)
-            console.print(f"wrote {self.out}", markup=False)
+            console.print(f"wrote {self.out}", markup=False, soft_wrap=True)
 
     def _show(self, tasks: TaskSet, console: Console) -> None:
         rows = range(len(tasks)) if self.split == "all" else tasks.in_split(self.split).tolist()

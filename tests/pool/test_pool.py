@@ -190,6 +190,7 @@ def test_engines_are_made_once_and_from_the_file(servers: Pool, monkeypatch: pyt
         "tokens_per_minute": None,
         "timeout_s": 60.0,
         "attempts": 4,
+        "tokenize": False,
         "allow_private": False,
         "context_tokens": {"SmolLM2": 1024},
     }
