@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?= -n 2 -m "not slow and not live"
+SMOL := $(or $(SMOL_DIR),.cache/smol)/venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -32,6 +33,10 @@ test: $(VENV)/.installed-dev  ## the whole test suite
 test-live: $(VENV)/.installed-dev  ## serve two small language models with vLLM, in an environment of its own, and test on them
 	bash scripts/serve_smol.sh
 	$(BIN)/python -m pytest tests/live -m live
+	bash scripts/serve_smol.sh --stop
+	$(SMOL)/bin/python -m uv pip install --quiet --python $(SMOL)/bin/python --editable ".[live]" \
+	    hypothesis pytest pytest-randomly pytest-socket pytest-timeout
+	$(SMOL)/bin/python -m pytest tests/pool/test_vllm.py -m live
 
 slow: $(VENV)/.installed-dev  ## the tests that take minutes each
 	$(BIN)/python -m pytest -n 2 -m slow
