@@ -163,8 +163,10 @@ class FaultServer:
         if name in STREAMS:
             await STREAMS[name](answer(path, request), writer)
             return False
-        if name == "tokenless" and path.endswith("/tokenize"):
-            sent = failed(404)
+        if name.startswith("tokenless") and path.endswith("/tokenize"):
+            # /tokenless-other counts for every model but `other`.
+            counts = name != "tokenless" and request["model"] != "other"
+            sent = as_json(answer(path, request)) if counts else failed(404)
         elif name == "switch":
             sent = failed(500) if self.failing else as_json(answer(path, request))
         elif name == "echo":

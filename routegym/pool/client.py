@@ -127,7 +127,7 @@ class Client:
         self._requests = None if settings.requests_per_minute is None else _Pace(settings.requests_per_minute)
         self._tokens = None if settings.tokens_per_minute is None else _Pace(settings.tokens_per_minute)
         self._breaker = CircuitBreaker(BREAKER_FAILURES, settings.cooldown_s, BREAKER_PROBES)
-        self._tokenizes = settings.tokenize
+        self._uncounted: set[str] = set()  # models whose prompts the server cannot count
         self._counts: dict[bytes, int] = {}
         first_wait_s = min(FIRST_WAIT_S, settings.timeout_s / 20)
         self._backoff = wait_random_exponential(multiplier=first_wait_s, max=settings.timeout_s / 2)
@@ -313,7 +313,7 @@ class Client:
 
     async def _count(self, call: Call) -> int | None:
         """Prompt tokens as the server counts them; None where it does not."""
-        if not self._tokenizes:
+        if not self._settings.tokenize or call.model in self._uncounted:
             return None
         body = tokenize_body(call)
         key = hashlib.sha256(body).digest()
@@ -326,8 +326,9 @@ class Client:
                 return None
             except (MalformedResponseError, TargetError):
                 return None
-            # A server without /tokenize is not asked again for every call.
-            self._tokenizes = reply.status not in (404, 405, 501)
+            # Not asked again for every call. vLLM says 404 of a model that it does not serve, too.
+            if reply.status in (404, 405, 501):
+                self._uncounted.add(call.model)
             count = read_count(reply.content) if 200 <= reply.status < 300 else None
             if count is None:
                 return None

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import engine_contract as contract
@@ -171,6 +172,14 @@ def test_a_server_that_cannot_count_is_asked_once(server: FaultServer) -> None:
         assert server.requests["tokenless"] == 2
     for subject in subject_at(server.url("ok")):
         assert bounds == subject.engine.count_prompt_tokens(calls)
+
+
+def test_a_model_that_the_server_does_not_know_leaves_the_others_counted(server: FaultServer) -> None:
+    for subject in subject_at(server.url("tokenless-other"), tokenize=True):
+        known = subject.call("one two three")
+        unknown = replace(known, model="other")
+        assert subject.engine.count_prompt_tokens([unknown])[0] > 100
+        assert subject.engine.count_prompt_tokens([known]) == [6]
 
 
 def test_calls_run_at_once_and_not_more_than_allowed(server: FaultServer) -> None:
