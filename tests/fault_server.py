@@ -237,6 +237,9 @@ REPLIES: dict[str, Callable[[Json], bytes]] = {
     "429-after-far-date": lambda said: failed(429, "slow down", f"Retry-After: {http_date(10**6)}"),
     "429-after-1e9": lambda said: failed(429, "slow down", "Retry-After: 1000000000"),
     "429-after-nonsense": lambda said: failed(429, "slow down", "Retry-After: soon"),
+    "429-after-overflow": lambda said: failed(
+        429, "slow down", "Retry-After: Mon, 01 Jan 2026 00:00:99999999999999 GMT"
+    ),
     "429-quota": lambda said: failed(429, "pay", code="insufficient_quota"),
     "503-after-0": lambda said: failed(503, "busy", "Retry-After: 0"),
     "400-vllm": lambda said: failed(400, "This model's maximum context length is 1024 tokens. However, you ..."),
@@ -279,6 +282,8 @@ REPLIES: dict[str, Callable[[Json], bytes]] = {
     "choices-twice": lambda said: as_json({**said, "choices": 2 * said["choices"]}),
     "wrong-index": choice(index=3),
     "logprobs-text": choice(logprobs={"content": [{"logprob": "likely"}]}),
+    "logprobs-huge": choice(logprobs={"content": [{"logprob": -(10**400)}]}),
+    "logprobs-sum": choice(logprobs={"content": 2 * [{"logprob": -1.7e308}]}),
     # Not faults: answers that look odd and are right.
     "refusal": choice(message={**MESSAGE, "refusal": "I will not"}),
     "tool-call": choice(message={**MESSAGE, "tool_calls": [{"id": 1}]}, finish_reason="tool_calls"),

@@ -29,6 +29,7 @@ __all__ = [
     "Request",
     "Response",
     "Tokens",
+    "unsent",
 ]
 
 #: Prompt, cached, completion and reasoning tokens; see `routegym.pool.TOKEN_KINDS`.
@@ -99,6 +100,11 @@ class Failure:
     def latency_s(self) -> float:
         """Seconds that the attempts took."""
         return sum(attempt.latency_s for attempt in self.attempts)
+
+
+def unsent() -> Failure:
+    """What an engine reports, when it is interrupted, of a call with which it has not begun."""
+    return Failure(CallError("interrupted before it was sent; the same command asks again"))
 
 
 @dataclass(frozen=True)

@@ -49,5 +49,5 @@ class BackgroundLoop:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await last
+        # Not the default executor: a look-up of a name that hangs in one of its threads would be waited for.
         await self._loop.shutdown_asyncgens()
-        await self._loop.shutdown_default_executor()

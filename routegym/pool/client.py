@@ -7,6 +7,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -71,6 +72,13 @@ CONNECT_S = 10.0
 BYTES_PER_TOKEN = 4
 #: Seconds between two looks at an open circuit.
 LOOK_AGAIN_S = 0.05
+#: Part of an attempt's time that counting a prompt may take.
+COUNT_SHARE = 0.25
+#: What may keep a server from counting; the call itself will tell.
+_NO_COUNT = (
+    *(TimeoutError, OSError, MalformedResponseError, TargetError),
+    *(httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException),
+)
 #: Exact counts of prompt tokens that are remembered.
 KNOWN_COUNTS = 100_000
 
@@ -128,6 +136,7 @@ class Client:
         self._tokens = None if settings.tokens_per_minute is None else _Pace(settings.tokens_per_minute)
         self._breaker = CircuitBreaker(BREAKER_FAILURES, settings.cooldown_s, BREAKER_PROBES)
         self._uncounted: set[str] = set()  # models whose prompts the server cannot count
+        self._count_again = 0.0  # after a failure not before this time
         self._counts: dict[bytes, int] = {}
         first_wait_s = min(FIRST_WAIT_S, settings.timeout_s / 20)
         self._backoff = wait_random_exponential(multiplier=first_wait_s, max=settings.timeout_s / 2)
@@ -138,11 +147,14 @@ class Client:
             lost: list[Attempt] = []
             try:
                 body = request_body(call)
+                began = time.monotonic()
                 exact = await self._count(call)
+                counting_s = time.monotonic() - began
                 self._check_length(call, exact)
                 most_prompt = most_prompt_tokens(call) if exact is None else exact
                 ticket = await self._turn(call)
-                return await self._try(call, body, most_prompt, ticket, lost)
+                ends = time.monotonic() + self._settings.deadline_s - counting_s
+                return await self._try(call, body, most_prompt, ticket, ends, lost)
             except AttemptFailedError as failed:
                 error = failed.error
             except CallError as refused:
@@ -159,10 +171,11 @@ class Client:
         """Close the connections that are not in use."""
         await self._connections.aclose()
 
-    async def _try(self, call: Call, body: bytes, most_prompt: int, ticket: int, lost: list[Attempt]) -> Completion:
+    async def _try(
+        self, call: Call, body: bytes, most_prompt: int, ticket: int, ends: float, lost: list[Attempt]
+    ) -> Completion:
         """Attempt a call until it succeeds or no further attempt is allowed; failed ones go into `lost`."""
         settings = self._settings
-        ends = time.monotonic() + settings.deadline_s
         worst: Tokens = (most_prompt, 0, call.n * call.max_tokens, 0)
 
         async def attempt() -> Completion:
@@ -189,7 +202,7 @@ class Client:
             sleep=asyncio.sleep,
             retry=retry_if_exception(may_help),
             wait=self._wait_s,
-            stop=stop_after_attempt(settings.attempts) | stop_before_delay(settings.deadline_s),
+            stop=stop_after_attempt(settings.attempts) | stop_before_delay(ends - time.monotonic()),
             reraise=True,
         )(attempt)
 
@@ -318,19 +331,21 @@ class Client:
         body = tokenize_body(call)
         key = hashlib.sha256(body).digest()
         if key not in self._counts:
+            now = time.monotonic()
+            if now < self._count_again or self._breaker.wait_s(now) > 0:
+                return None
             path = f"{self._settings.target.path.removesuffix('/v1')}/tokenize"
-            try:
-                async with asyncio.timeout(self._settings.timeout_s):
+            count = None
+            with suppress(*_NO_COUNT):
+                async with asyncio.timeout(COUNT_SHARE * self._settings.timeout_s):
                     reply = await self._connections.post(path, body, response_limit(call), lambda reply: reply)
-            except (TimeoutError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError):
-                return None
-            except (MalformedResponseError, TargetError):
-                return None
-            # Not asked again for every call. vLLM says 404 of a model that it does not serve, too.
-            if reply.status in (404, 405, 501):
-                self._uncounted.add(call.model)
-            count = read_count(reply.content) if 200 <= reply.status < 300 else None
+                # vLLM says 404 of a model that it does not serve, too.
+                if reply.status in (404, 405, 501):
+                    self._uncounted.add(call.model)
+                    return None
+                count = read_count(reply.content) if 200 <= reply.status < 300 else None
             if count is None:
+                self._count_again = time.monotonic() + self._settings.cooldown_s
                 return None
             if len(self._counts) >= KNOWN_COUNTS:
                 self._counts.clear()

@@ -45,11 +45,23 @@ POOL_SCHEMA = 2
 
 #: Fields of a request that routegym fills in itself.
 _OWN_FIELDS = (
-    *("model", "messages", "prompt", "max_tokens", "max_completion_tokens", "temperature", "n", "best_of", "seed"),
-    *("stop", "stream", "reasoning_effort", "logprobs"),
+    *("model", "messages", "prompt", "max_tokens", "max_completion_tokens", "n", "best_of", "stream", "stream_options"),
 )
+#: The same, but null leaves them out: not every server takes them.
+_OWN_OR_NONE = ("temperature", "seed", "stop", "reasoning_effort", "logprobs")
+#: Fields that change what a call costs, beyond what a price per token says.
+_COSTLY_FIELDS = ("audio", "echo", "modalities", "service_tier", "use_beam_search", "web_search_options")
 #: Names of fields that would hold a secret.
-SECRET = re.compile(r"api_?key|authorization|password|secret|credential|bearer|access_?token|^headers$|cookie", re.I)
+SECRET = re.compile(
+    r"api[-_]?key|authorization|^auth$|password|secret|credential|bearer|(^|access|auth|hf|id|session)[-_]?token$"
+    r"|headers$|cookie",
+    re.I,
+)
+#: Values that are secrets: keys by the look of common ones, addresses with a password.
+SECRET_VALUE = re.compile(
+    r"^(bearer|basic) |//[^/\s]*@|(?<![A-Za-z0-9])((sk|pk|hf|gsk|ghp|xai)[-_](?=[-\w]*\d)[-\w]{12,}|AIza[-\w]{30,})",
+    re.I,
+)
 
 
 def _plain_json(value: dict[str, Any]) -> dict[str, Any]:
@@ -59,16 +71,22 @@ def _plain_json(value: dict[str, Any]) -> dict[str, Any]:
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"not to be expressed as JSON ({one_line(error)})") from None
-    if secret := next((key for key in _keys(value) if SECRET.search(key)), None):
-        raise ValueError(f"{secret} must not be in the file: options are stored and recorded; use api_key_env")
+    for key, part in _fields(value):
+        if SECRET.search(key) or (isinstance(part, str) and SECRET_VALUE.search(part)):
+            raise ValueError(f"{key} must not be in the file: options are stored and recorded; use api_key_env")
     return value
 
 
-def _keys(value: Any) -> Iterator[str]:
+def _fields(value: Any, name: str = "options") -> Iterator[tuple[str, Any]]:
+    """All (key, value) pairs at any depth; what stands in a list has the list's key."""
     if isinstance(value, dict):
-        yield from value
-    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _keys(part)
+        for key, part in value.items():
+            yield key, part
+            yield from _fields(part, key)
+    elif isinstance(value, list):
+        for part in value:
+            yield name, part
+            yield from _fields(part, name)
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:+-]*$", max_length=100)]
@@ -99,7 +117,7 @@ class OpenAIEndpoint(Entry):
     requests_per_minute: Annotated[float, Field(gt=0)] | None = None
     """Most requests per minute; no limit by default."""
     tokens_per_minute: Annotated[float, Field(gt=0)] | None = None
-    """Most tokens per minute, at their worst case; no limit by default."""
+    """Most tokens per minute, counted as servers do: a quarter of the prompt's bytes and max_tokens of each sample."""
     timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 60.0
     """Seconds that one attempt may take."""
     attempts: Annotated[int, Field(ge=1, le=100)] = 4
@@ -114,6 +132,8 @@ class OpenAIEndpoint(Entry):
     def _plain_address(cls, value: str) -> str:
         if re.search(r"//[^/]*@", value):
             raise ValueError("it holds a user name or password; put the key into an environment variable (api_key_env)")
+        if SECRET_VALUE.search(value):
+            raise ValueError("it holds what looks like a key; put the key into an environment variable (api_key_env)")
         if re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", value) is None:
             raise ValueError("expected http:// or https://, a host and a path, without '?' or '#'")
         return value
@@ -239,8 +259,10 @@ class TierEntry(Entry):
     @field_validator("options")
     @classmethod
     def _may_be_sent(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for key in value:
-            if key in _OWN_FIELDS:
+        for key, part in value.items():
+            if key in _COSTLY_FIELDS:
+                raise ValueError(f"{key} would change what a call costs beyond its price per token; leave it out")
+            if key in _OWN_FIELDS or (key in _OWN_OR_NONE and part is not None):
                 raise ValueError(f"{key} is filled in by routegym; use the tier's own fields, or leave it out")
         return value
 

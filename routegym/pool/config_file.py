@@ -133,7 +133,7 @@ Problem = tuple[tuple[str, ...], str]
 
 def _conflicts(config: PoolConfig) -> Iterator[Problem]:
     """Places where entries do not fit each other, each with what is wrong there."""
-    served: dict[tuple[str, str], str | None] = {}
+    served: dict[tuple[str, ...], str] = {}
     bases: dict[str, tuple[str, str]] = {}
     for model, entry in config.models.items():
         at = ("models", model)
@@ -156,7 +156,7 @@ def _conflicts(config: PoolConfig) -> Iterator[Problem]:
                 where = "on a CPU" if on_cpu else f"by the {backend} engine"
                 yield (*at, "price"), f"is by GPU time, which is not measured {where}; give it per million tokens"
         if backend == "vllm":
-            base = entry.served_as or entry.folder or model
+            base = entry.folder or entry.served_as or model
             first, other = bases.setdefault(entry.endpoint, (model, base))
             if base != other:
                 yield (
@@ -166,9 +166,15 @@ def _conflicts(config: PoolConfig) -> Iterator[Problem]:
                         "endpoint of its own, or the same folder or served_as where only the adapter differs"
                     ),
                 )
-        name = (entry.endpoint, entry.served_as or model)
-        if served.setdefault(name, entry.folder) != entry.folder:
-            yield (*at, "served_as"), f"is {name[1]!r}, which is another folder at this endpoint; give it another name"
+        weights = (backend, entry.folder or entry.served_as or model, entry.revision, entry.adapter or "")
+        if served.setdefault(weights, entry.endpoint) != entry.endpoint:
+            yield (
+                at,
+                (
+                    f"is {weights[1]!r} at endpoint {entry.endpoint}, as is a model at {served[weights]}; "
+                    "their answers could not be told apart: give this one a revision"
+                ),
+            )
         for tier_name, tier in entry.tiers.items():
             for field, problem in _tier_conflicts(config, entry, tier):
                 yield (*at, "tiers", tier_name, field), problem
@@ -187,6 +193,11 @@ def _tier_conflicts(config: PoolConfig, model: ModelEntry, tier: TierEntry) -> I
     if tier.fallback is not None and tier.fallback not in arms:
         shown = _shown(("fallback",), tier.fallback) + _meant(tier.fallback, arms)
         yield "fallback", f"is {shown}; expected an arm of this pool: {', '.join(arms)}"
+    if tier.fallback is not None and isinstance(model.price, GpuPrice):
+        yield (
+            "fallback",
+            "is given for a model paid by GPU time, and the time that a failure took would be nobody's; leave it out",
+        )
     if tier.system is not None and model.api == "completions":
         yield "system", "is given, and a plain completion has none; put it into template"
     if model.context_tokens is not None and tier.max_tokens >= model.context_tokens:

@@ -18,9 +18,12 @@ from routegym.pool.tiers import Tier, lost_tokens
 
 __all__ = ["KnownCompletions", "PoolBackend", "Spending"]
 
+#: Calls reserved at a time: many times what is under way, so that little waits for the slowest.
+_WAVE = 512
 #: Settled calls are written down together, at the latest after so many seconds. Until then their worst case stands.
-_WAVE = 512  # calls reserved at a time: many times what is under way, so that little waits for the slowest
 _SETTLE_EVERY_S = 0.25
+#: For how long an interruption waits for another endpoint to keep the answers that have come.
+_LAST_WORDS_S = 2.0
 
 _OnOutcome = Callable[[int, "Completion | Failure"], None]
 
@@ -45,8 +48,8 @@ class Spending(Protocol):
         """The cap."""
         ...
 
-    def reserve(self, worst_usd: Sequence[float]) -> list[int | None]:
-        """A ticket for each call that the cap admits."""
+    def reserve(self, worst_usd: Sequence[float], *, wait: bool) -> list[int | None]:
+        """A ticket for each call that the cap admits, once it is known that there will be none for the others."""
         ...
 
     def settle_many(self, costs: Sequence[tuple[int, float]]) -> None:
@@ -233,13 +236,14 @@ class PoolBackend:
         # a killed process has reserved counts as spent: it is a wave at most, not the whole batch.
         while waiting:
             wave = waiting[:_WAVE]
-            tickets = self._spend.reserve([worst[place] for place in wave])
+            tickets = self._spend.reserve([worst[place] for place in wave], wait=True)
             held = {place: ticket for place, ticket in zip(wave, tickets, strict=True) if ticket is not None}
             if not held:
-                for place in waiting:
+                for place in wave:
                     refusal = _refusal(fresh[place], worst[place], self._spend)
                     spread(place, Failure(refusal))
-                return
+                waiting = waiting[len(wave) :]
+                continue
             admitted = list(held)
             reservations = _Reservations(self._spend, list(held.values()), [worst[place] for place in admitted])
             self._make_calls([fresh[place] for place in admitted], reservations, _at(admitted, spread))
@@ -258,9 +262,7 @@ class PoolBackend:
             for thread in threads:
                 thread.start()
             batch.make(self._engine, mine, groups[mine])
-            for thread in threads:
-                if not batch.interrupted:
-                    thread.join()
+            batch.join(threads)
 
 
 class _Reservations:
@@ -321,12 +323,25 @@ class _Batch:
         self._errors: list[BaseException] = []
         self.interrupted = False
         self._over = False
+        self._closed = False
         self._lock = threading.RLock()
 
     def make(self, engine_of: Callable[[str], Engine], endpoint: str, places: Sequence[int]) -> None:
         """Make the calls of one endpoint; an engine that cannot be used is an error of the whole batch."""
+        told = False
+
+        def take(position: int, outcome: Completion | Failure) -> None:
+            nonlocal told
+            try:
+                self._take(places[position], outcome)
+                if self._over and not told:
+                    raise _AbandonedError("the batch is over")
+            except Exception:
+                told = True  # once: what the engine reports while it stops is kept
+                raise
+
         try:
-            engine_of(endpoint).complete([self._calls[place] for place in places], _at(places, self._take))
+            engine_of(endpoint).complete([self._calls[place] for place in places], take)
             lost = len(self._waiting.intersection(places))
             if lost:
                 raise RuntimeError(f"the engine of endpoint {endpoint!r} reported nothing on {lost} of its calls")
@@ -338,24 +353,46 @@ class _Batch:
                 self._errors.append(error)
                 self.interrupted |= not isinstance(error, Exception)
 
+    def join(self, threads: Sequence[threading.Thread]) -> None:
+        """Wait for the other endpoints; after an interruption only until they have kept what came."""
+        try:
+            for thread in threads:
+                if not self.interrupted:
+                    thread.join()
+        finally:
+            self._over = True
+            for thread in threads:
+                thread.join(_LAST_WORDS_S)
+
     def _take(self, place: int, outcome: Completion | Failure) -> None:
         with self._lock:
             call = self._calls[place]
             late = place not in self._waiting
             self._waiting.discard(place)
             try:
-                if self._reservations is not None and not late and not self._over:
-                    self._reservations.settle(place, self._usd(call, outcome))
-                if self._store is not None and isinstance(outcome, Completion):
-                    self._store.put(call, outcome)
+                try:
+                    self._keep(call, outcome)
+                finally:
+                    if self._reservations is not None and not late and not self._closed:
+                        self._reservations.settle(place, self._usd(call, outcome))
                 if not self._over and not late:
                     self._deliver(place, outcome)
             except Exception as error:
                 self._over = True
                 self._errors.insert(0, error)
                 raise
-            if self._over:
-                raise _AbandonedError("the batch was interrupted")
+
+    def _keep(self, call: Call, outcome: Completion | Failure) -> None:
+        if self._store is None or not isinstance(outcome, Completion):
+            return
+        try:
+            self._store.put(call, outcome)
+        except Exception:
+            raise
+        except BaseException:
+            # Ctrl-C has undone it, and the answer is paid for.
+            self._store.put(call, outcome)
+            raise
 
     def _usd(self, call: Call, outcome: Completion | Failure) -> float:
         price = self._prices.price_of(call.arm)
@@ -371,7 +408,7 @@ class _Batch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._lock:
-            self._over = True
+            self._over = self._closed = True
             if self._reservations is not None:
                 self._reservations.close(self._unsent)
         if error is None and self._errors:

@@ -8,10 +8,11 @@ import queue
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from typing import Any, TypeVar
 
-from routegym.errors import CallError, PoolError, TargetError
-from routegym.pool.backend import Call, Completion, Failure, OnCompletion
+from routegym.errors import PoolError, TargetError
+from routegym.pool.backend import Call, Completion, Failure, OnCompletion, unsent
 from routegym.pool.background import BackgroundLoop
 from routegym.pool.client import Client, Settings
 from routegym.pool.protocol import most_prompt_tokens
@@ -111,8 +112,9 @@ class OpenAIEngine:
         """Make all calls; each is reported as soon as its answer or its final failure is there.
 
         On Ctrl-C, or where `on_result` raises, the calls under way are given up: they are not reported, and the server
-        may still work on them. On Ctrl-C the answers that have come are reported before the interrupt goes on, and so
-        are the calls that were not sent, as failures without an attempt.
+        may still work on them. Reported before the interrupt or the error goes on are the answers that have come (the
+        one that an interrupt hit while it was reported a second time) and, as failures without an attempt, the calls
+        that were not sent.
 
         Raises:
             PoolError: a call names an adapter, or the engine is closed.
@@ -123,31 +125,43 @@ class OpenAIEngine:
                     f"arm {call.arm.name}: adapter {call.adapter!r}; a server knows its adapters as models, "
                     "name it in served_as"
                 )
-        results: queue.SimpleQueue[tuple[int, Completion | Failure] | None] = queue.SimpleQueue()
-
+        came: list[tuple[int, Completion | Failure]] = []
+        news: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        reported = 0
         todo = iter(enumerate(calls))
+
+        def report() -> None:
+            # What an interrupt hits half-way is reported again: it may not have been kept.
+            nonlocal reported
+            while reported < len(came):
+                try:
+                    on_result(*came[reported])
+                except Exception:
+                    reported += 1
+                    raise
+                reported += 1
 
         async def answer_all(client: Client) -> None:
             async def work() -> None:
                 for index, call in todo:
-                    results.put((index, await client.answer(call)))
+                    came.append((index, await client.answer(call)))
+                    news.put(True)
 
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(self._settings.concurrency, len(calls))):
                     group.create_task(work())
 
         batch = self._submit(answer_all)
-        batch.add_done_callback(lambda _: results.put(None))
+        batch.add_done_callback(lambda _: news.put(False))
         try:
-            while (result := results.get()) is not None:
-                on_result(*result)
-        except BaseException as error:
+            while news.get():
+                report()
+        except BaseException:
             batch.cancel()
-            if isinstance(error, KeyboardInterrupt):
-                while not results.empty() and (result := results.get()) is not None:
-                    on_result(*result)
+            with suppress(Exception):  # nothing that says more than the first error
+                report()
                 for index, _ in todo:
-                    on_result(index, Failure(CallError("interrupted before it was sent; the same command asks again")))
+                    on_result(index, unsent())
             raise
         self._result_of(batch)
 

@@ -175,10 +175,10 @@ def _tiers(name: str, entry: ModelEntry, endpoint: Endpoint) -> list[Tier]:
 
 def _served(name: str, entry: ModelEntry, endpoint: Endpoint) -> str:
     """The name by which the endpoint knows a model."""
-    if isinstance(endpoint, VLLMEndpoint):
-        # Models that differ by their adapter are one model to vLLM.
-        return entry.served_as or entry.folder or name
-    return entry.served_as or name
+    if isinstance(endpoint, OpenAIEndpoint):
+        return entry.served_as or name
+    # Other weights are another model, whatever its name: the key of a call holds this.
+    return entry.folder or entry.served_as or name
 
 
 def _engine(pool: Pool, name: str, endpoint: Endpoint) -> Engine:

@@ -6,6 +6,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,10 @@ __all__ = [
 
 #: Fields that decide what a call may cost and how its answer is read; options cannot replace them.
 FIXED_FIELDS = frozenset(
-    ["model", "messages", "prompt", "n", "best_of", "max_tokens", "max_completion_tokens", "stream", "stream_options"]
+    [
+        *("model", "messages", "prompt", "n", "best_of", "max_tokens", "max_completion_tokens", "stream"),
+        *("stream_options", "use_beam_search", "echo", "service_tier", "modalities", "audio", "web_search_options"),
+    ]
 )
 
 #: Options that change how a prompt is written.
@@ -269,17 +273,18 @@ def _logprob(logprobs: Any) -> float:
     if not values:
         return 0.0
     # type(): True is an int as well.
-    if not isinstance(values, list) or not all(
-        type(value) in (int, float) and math.isfinite(value) for value in values
-    ):
-        raise MalformedResponseError("choices: logprobs hold something that is no finite number")
-    return min(0.0, sum(values) / len(values))
+    if isinstance(values, list) and all(type(value) in (int, float) for value in values):
+        with suppress(OverflowError):
+            mean = math.fsum(values) / len(values)
+            if math.isfinite(mean):
+                return min(0.0, mean)
+    raise MalformedResponseError("choices: logprobs hold something that is no finite number")
 
 
 def _most_bytes(text: str) -> int:
     if text.isascii():
         return len(text)
-    forms = (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFKC", text))
+    forms = (text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD", "NFKC", "NFKD")))
     return max(len(form.encode("utf-8", "surrogatepass")) for form in forms)
 
 

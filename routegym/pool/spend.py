@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 import uuid
 from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
@@ -10,6 +11,7 @@ from math import isfinite, isnan
 from numbers import Real
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from routegym.errors import BudgetError, StoreError
 from routegym.pool.database import Database, FileLock, Schema
@@ -32,6 +34,8 @@ SCHEMA = Schema(
 )
 
 _PICO = 10**12
+#: Seconds between two looks at what others have reserved.
+_LOOK_AGAIN_S = 0.1
 #: What an integer of sqlite can hold, in pico-dollars.
 _MOST_PICO = 9 * 10**18
 
@@ -76,11 +80,13 @@ class SpendCap:
             connection.execute("INSERT OR IGNORE INTO runs (run) VALUES (?)", (run,))
             self._charge_the_dead(connection)
 
-    def reserve(self, worst_usd: Sequence[float]) -> list[int | None]:
+    def reserve(self, worst_usd: Sequence[float], *, wait: bool = False) -> list[int | None]:
         """Ask for calls, all in one transaction and in order.
 
         Args:
             worst_usd: The most that each call can cost.
+            wait: Where none fits, and one would if what others have reserved costs less than its worst case, wait for
+                that. A caller that holds tickets itself would wait for ever.
 
         Returns:
             One ticket per call to settle or release; None = this call would not fit and is refused. A cheaper one
@@ -92,21 +98,19 @@ class SpendCap:
         """
         for worst in worst_usd:
             _check("the worst case of a call", worst, finite=True)
-        tickets: list[int | None] = []
-        with self._database.transaction() as connection:
-            spent, reserved, *_ = self._totals(connection)
-            free = self._cap - spent - reserved
-            for worst in (_pico(worst, ROUND_CEILING) for worst in worst_usd):
-                if worst > free:
-                    tickets.append(None)
-                    continue
-                free -= worst
-                values = (self.run, self._my_name(), worst)
-                cursor = connection.execute("INSERT INTO tickets (run, owner, worst) VALUES (?, ?, ?)", values)
-                tickets.append(cursor.lastrowid)
-            reserved = self._cap - spent - free
-            connection.execute("UPDATE runs SET reserved = ? WHERE run = ?", (reserved, self.run))
-        return tickets
+        asked = [_pico(worst, ROUND_CEILING) for worst in worst_usd]
+        while True:
+            with self._database.transaction() as connection:
+                spent, reserved, *_ = self._totals(connection)
+                free = self._cap - spent - reserved
+                tickets = self._tickets(connection, asked, free)
+                if not wait or any(ticket is not None for ticket in tickets):
+                    return tickets
+                if reserved == 0 or min(asked, default=self._cap + 1) > self._cap - spent:
+                    return tickets
+                # One who died while others wait for him gives nothing back.
+                self._charge_the_dead(connection)
+            time.sleep(_LOOK_AGAIN_S)
 
     def settle(self, ticket: int, cost_usd: float) -> None:
         """Replace a reservation by what the call cost.
@@ -170,6 +174,10 @@ class SpendCap:
             self._owner.release()
         self._database.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the folder itself."""
+        return SpendCap, (self.folder, self.cap_usd, self.run)
+
     def __enter__(self) -> SpendCap:
         return self
 
@@ -187,6 +195,21 @@ class SpendCap:
         query = "SELECT spent, reserved, overrun, abandoned FROM runs WHERE run = ?"
         spent, reserved, overrun, abandoned = connection.execute(query, (self.run,)).fetchone()
         return spent, reserved, overrun, abandoned
+
+    def _tickets(self, connection: sqlite3.Connection, asked: Sequence[int], free: int) -> list[int | None]:
+        """Open tickets for what fits into `free` pico-dollars, in order."""
+        tickets: list[int | None] = []
+        taken = 0
+        for worst in asked:
+            if worst > free - taken:
+                tickets.append(None)
+                continue
+            taken += worst
+            values = (self.run, self._my_name(), worst)
+            cursor = connection.execute("INSERT INTO tickets (run, owner, worst) VALUES (?, ?, ?)", values)
+            tickets.append(cursor.lastrowid)
+        connection.execute("UPDATE runs SET reserved = reserved + ? WHERE run = ?", (taken, self.run))
+        return tickets
 
     def _close_ticket(self, connection: sqlite3.Connection, ticket: int) -> int:
         """Delete an open ticket; what it had reserved."""

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -96,6 +97,10 @@ class ResponseStore:
         else:
             self._own = self._open_own(self.folder / f"{name}.lock")
         self.refresh()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the folder itself."""
+        return partial(ResponseStore, read_only=self.read_only), (self.folder,)
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Completion]:
         """The known completions among `keys`, by key; what is not known is missing.

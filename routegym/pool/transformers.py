@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from routegym.errors import CallError, CallRefusedError, MissingExtraError, PoolError, ServerFailedError
-from routegym.pool.backend import Call, Completion, Failure, OnCompletion
+from routegym.pool.backend import Call, Completion, Failure, OnCompletion, unsent
 from routegym.pool.local import failed, prompt_ids, sample_seed, worst_case
 
 try:
@@ -90,11 +90,18 @@ class TransformersEngine:
                     refused[index] = error
             for index, reason in refused.items():
                 on_result(index, Failure(reason))
-            for model, batch in self._batches(samples):
-                _generate(model, batch)
-                for index in dict.fromkeys(sample.index for sample in batch):
-                    if all(sample.done for sample in samples[index]):
-                        on_result(index, self._result(samples.pop(index)))
+            begun: set[int] = set()
+            try:
+                for model, batch in self._batches(samples):
+                    begun.update(sample.index for sample in batch)
+                    _generate(model, batch)
+                    for index in dict.fromkeys(sample.index for sample in batch):
+                        if all(sample.done for sample in samples[index]):
+                            on_result(index, self._result(samples.pop(index)))
+            except KeyboardInterrupt:
+                for index in samples.keys() - begun:
+                    on_result(index, unsent())
+                raise
 
     def count_prompt_tokens(self, calls: Sequence[Call]) -> list[int]:
         """Prompt tokens of each call, exact: every sample reads the whole prompt. 0 where the call is refused."""

@@ -92,6 +92,8 @@ class Connections:
             raise
         if connection.is_available():
             self._idle.append(connection)
+        while self._idle and self._idle[0].has_expired():
+            await self._idle.pop(0).aclose()
         return result
 
     async def aclose(self) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from routegym.errors import CallError, CallRefusedError, MissingExtraError, PoolError, ServerFailedError
-from routegym.pool.backend import Call, Completion, Failure, OnCompletion
+from routegym.pool.backend import Call, Completion, Failure, OnCompletion, unsent
 from routegym.pool.local import failed, one_line, prompt_ids, sample_seed, worst_case
 
 __all__ = ["VLLMEngine"]
@@ -122,11 +122,15 @@ class VLLMEngine:
         with self._lock:
             if not calls:
                 return
+            queue = deque(_Work(index, call) for index, call in enumerate(calls))
             try:
-                self._run(deque(_Work(index, call) for index, call in enumerate(calls)), on_result)
+                self._run(queue, on_result)
             except KeyboardInterrupt:
                 # Ctrl-C has reached vLLM's own process as well.
                 self._stop()
+                for work in queue:
+                    if not work.ids:
+                        on_result(work.index, unsent())
                 raise
 
     def count_prompt_tokens(self, calls: Sequence[Call]) -> list[int]:

@@ -17,7 +17,9 @@ from jsonschema import Draft202012Validator
 from routegym.cli.main import main
 from routegym.errors import PoolError, PriceError, RoutegymError
 from routegym.pool import load_pool
+from routegym.pool.backend import Request
 from routegym.pool.config import pool_schema
+from routegym.pool.protocol import request_body
 from routegym.pool.strict_yaml import read_yaml
 
 PRICE = {"prompt": 0.01, "cached": 0.001, "completion": 0.03, "reasoning": 0.03}
@@ -189,10 +191,16 @@ BAD: list[tuple[Path_, Any, str]] = [
     (("models", "gem", "adapter"), "x", r"adapter is given, and only vllm takes one"),
     (("models", "other"), {**VALID["models"]["base"], "folder": "b"}, r"models\.other is another model than base"),
     (
-        ("models", "gem2"),
-        {**VALID["models"]["gem"], "folder": "b", "served_as": "gem"},
-        r"served_as is 'gem', which is",
+        ("models", "gem", "tiers", "one", "fallback"),
+        "smol/vote5",
+        r"fallback is given for a model paid by GPU time",
     ),
+    (
+        ("models", "smol", "tiers", "vote5", "options"),
+        {"service_tier": "priority"},
+        r"options .*service_tier would change what a call costs",
+    ),
+    (("models", "smol", "tiers", "vote5", "options"), {"seed": 1}, r"options .*seed is filled in by routegym"),
     (
         ("models", "smol", "tiers", "direct", "template"),
         "no place",
@@ -206,7 +214,7 @@ BAD: list[tuple[Path_, Any, str]] = [
     (("models", "gem", "tiers", "one", "charged_attempts"), 2, r"charged_attempts is 2, .* makes 1 attempts"),
     (("models", "smol", "tiers", "vote5", "fallback"), "smol/diret", r"'smol/diret' \(did you mean 'smol/direct'\?\)"),
     (("models", "smol", "tiers", "direct", "fallback"), "smol/direct", r"leads back .*smol/direct -> smol/direct"),
-    (("models", "gem", "tiers", "one", "fallback"), "smol/vote5", r"fallback leads back to the arm itself \("),
+    (("models", "smol", "tiers", "direct", "fallback"), "smol/vote5", r"fallback leads back to the arm itself \("),
     (("models", "smol", "tiers", "direct", "max_tokens"), 1024, r"max_tokens is 1024, which leaves no room"),
     (("models", "nano", "tiers", "one", "system"), "x", r"system is given, and a plain completion has none"),
     (
@@ -361,6 +369,14 @@ def test_scalars_are_read_as_in_json(tmp_path: Path) -> None:
         (("models", "smol", "api"), "sk-canary-1234567890"),
         (("models", "smol", "tiers", "direct", "options"), {"extra_headers": {"authorization": "canary"}}),
         (("endpoints", "gpu", "options"), {"api_key": "canary"}),
+        (("endpoints", "gpu", "options"), {"hf_token": "canary"}),
+        (("endpoints", "gpu", "options"), {"x": ["https://u:canary@host/v1"]}),
+        (("models", "smol", "tiers", "direct", "options"), {"extra_headers": {"X-Api-Key": "canary"}}),
+        (("models", "smol", "tiers", "direct", "options"), {"X-Api-Key": "canary"}),
+        (("models", "smol", "tiers", "direct", "options"), {"auth": "canary"}),
+        (("models", "smol", "tiers", "direct", "options"), {"x": "Bearer canary"}),
+        (("models", "smol", "tiers", "direct", "options"), {"x": [{"y": "sk-live-canary-1234567"}]}),
+        (("endpoints", "local", "base_url"), "https://host/sk-live-canary-1234567/v1"),
     ],
 )
 def test_secrets_are_refused_and_not_shown(
@@ -378,6 +394,33 @@ def test_secrets_are_refused_and_not_shown(
         main(["pool", "check", str(file)])
     shown = capsys.readouterr()
     assert "canary" not in shown.out + shown.err
+
+
+@pytest.mark.parametrize("name", ["temperature", "seed", "logprobs"])
+def test_a_field_that_a_server_does_not_take_can_be_left_out(tmp_path: Path, name: str) -> None:
+    pool = load_pool(write(tmp_path, changed(("models", "smol", "tiers", "vote5", "options"), {name: None})))
+    (tier,) = [tier for tier in pool.tiers.values() if tier.arm.name == "smol/vote5"]
+    assert name not in json.loads(request_body(tier.to_call(Request(tier.arm, "hello"))))
+
+
+def test_equal_names_at_two_endpoints_are_told_apart_by_a_revision(tmp_path: Path) -> None:
+    content = changed(("endpoints", "second"), VALID["endpoints"]["local"])
+    other = {**VALID["models"]["smol"], "endpoint": "second", "tiers": VALID["models"]["base"]["tiers"]}
+    content["models"]["other"] = other
+    with pytest.raises(
+        PoolError, match=r"models\.other is 'SmolLM2' at endpoint second, as is a model at local; .*revision"
+    ):
+        load_pool(write(tmp_path, content))
+    content["models"]["other"] = {**other, "revision": "v2"}
+    load_pool(write(tmp_path, content))
+
+
+def test_other_weights_are_another_call(tmp_path: Path) -> None:
+    keys = set()
+    for folder in ("weights/v1", "weights/v2"):
+        pool = load_pool(write(tmp_path, changed(("models", "gem", "folder"), folder)))
+        keys.add(pool.tiers["gem/one"].to_call(Request(pool.arm("gem/one"), "hello")).key)
+    assert len(keys) == 2
 
 
 def test_the_published_schema_is_current() -> None:

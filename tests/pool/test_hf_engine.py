@@ -84,6 +84,24 @@ def test_sampling_follows_the_model(folder: Path, subject: Subject) -> None:
             assert logprob == pytest.approx(known[text], abs=1e-4)
 
 
+def test_an_interrupt_tells_which_calls_were_not_begun(folder: Path) -> None:
+    engine = TransformersEngine({"tiny": folder}, batch_size=2)
+    subject = Subject(engine, "transformers", "tiny")
+    got: dict[int, Completion | Failure] = {}
+
+    def on_result(index: int, result: Completion | Failure) -> None:
+        got[index] = result
+        if len(got) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.complete(subject.calls(7), on_result)
+    unsent = [result for result in got.values() if isinstance(result, Failure)]
+    assert len(got) == 6  # the fourth had been begun
+    assert len(unsent) == 3
+    assert all(result.attempts == () and "before it was sent" in str(result.error) for result in unsent)
+
+
 def test_top_k_and_top_p_cut_the_tail(subject: Subject) -> None:
     greedy = completions(subject, [subject.call("1+")])[0].texts[0]
     for options in ({"top_k": 1}, {"top_p": 1e-6}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -79,7 +80,8 @@ class Purse:
     held: dict[int, float] = field(default_factory=dict)
     batches: list[int] = field(default_factory=list)
 
-    def reserve(self, worst_usd: Sequence[float]) -> list[int | None]:
+    def reserve(self, worst_usd: Sequence[float], *, wait: bool) -> list[int | None]:
+        assert wait
         self.batches.append(len(worst_usd))
         tickets: list[int | None] = []
         for worst in worst_usd:
@@ -317,6 +319,103 @@ def test_several_threads_may_use_one_backend() -> None:
     for number in range(8):
         assert [text(result) for result in results[number]] == [f"{number}.{i}!" for i in range(20)]
     assert len(engine.asked) == 160
+
+
+def test_an_interruption_while_an_answer_is_kept_does_not_lose_it() -> None:
+    class Interrupted(Kept):
+        def put(self, call: Call, completion: Completion) -> None:
+            if call.messages[0][1] == "q" and not self.interrupted:
+                self.interrupted = True
+                raise KeyboardInterrupt
+            super().put(call, completion)
+
+        interrupted = False
+
+    store = Interrupted()
+    live, _, _ = backend(store=store)
+    with pytest.raises(KeyboardInterrupt):
+        live.generate(asks("p", "q", "r"))
+    assert [completion.texts for completion in store.rows.values()] == [("p!",), ("q!",)]
+
+
+def test_an_interruption_lets_the_other_endpoint_keep_what_has_come() -> None:
+    store, purse = Kept(), Purse(1.0)
+    began = threading.Event()
+
+    class Queued(Scripted):
+        """Has all answers before it reports the first, and reports what has come when it is stopped."""
+
+        def complete(self, calls: Sequence[Call], on_result: OnCompletion) -> None:
+            came = iter(enumerate(map(done, calls)))
+            began.set()
+            time.sleep(0.2)
+            try:
+                for result in came:
+                    on_result(*result)
+            finally:
+                for result in came:
+                    on_result(*result)
+
+    def interrupt(call: Call) -> Completion:
+        began.wait(5)
+        raise KeyboardInterrupt
+
+    live, _, _ = backend(Queued(), Scripted(interrupt), store=store, spend=purse)
+    with pytest.raises(KeyboardInterrupt):
+        live.generate([*asks("stop", arm=OTHER), *asks(*"abcdefgh")])
+    assert len(store.rows) == 8
+    assert purse.spent == pytest.approx(25e-5 + 8 * 7e-6)
+
+
+def test_dear_calls_that_are_refused_do_not_stand_in_the_way_of_cheap_ones() -> None:
+    live, _, _ = backend(spend=Purse(40e-6))
+    results = live.generate([*asks(*(f"dear {n}" for n in range(1200)), arm=OTHER), *asks("p", "q", "r")])
+    assert all(isinstance(result, Failure) for result in results[:1200])
+    assert [text(result) for result in results[1200:]] == ["p!", "q!", "r!"]
+
+
+def test_nobody_is_refused_for_what_others_have_only_reserved(tmp_path: Path) -> None:
+    """Four processes' worth of callers, a cap of twice the cost and a quarter of the worst case."""
+    calls, callers = 40, 4
+    results: list[Response | Failure] = []
+
+    def work(number: int) -> None:
+        with SpendCap(tmp_path, 2 * callers * calls * 7e-6) as cap:
+            live, _, _ = backend(Scripted(lambda call: time.sleep(0.001) or done(call)), spend=cap)
+            results.extend(live.generate(asks(*(f"{number}.{n}" for n in range(calls)))))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [result for result in results if isinstance(result, Failure)] == []
+    assert len(results) == callers * calls
+
+
+def test_a_caller_does_not_wait_for_the_reservations_of_the_dead(tmp_path: Path) -> None:
+    dead = SpendCap(tmp_path, 40e-6)
+    assert dead.reserve([15e-6]) != [None]
+    threading.Timer(0.3, dead.close).start()
+    with SpendCap(tmp_path, 25e-6) as cap:
+        live, _, _ = backend(spend=cap)
+        began = time.monotonic()
+        (result,) = live.generate(asks("p"))
+        assert time.monotonic() - began > 0.2
+        assert isinstance(result, Failure)
+        assert isinstance(result.error, SpendCapError)
+        assert cap.spent_usd == 15e-6
+
+
+def test_a_connected_backend_goes_on_in_another_process(tmp_path: Path) -> None:
+    with ResponseStore(tmp_path / "store") as store, SpendCap(tmp_path / "cap", 1.0) as cap:
+        tiers = {"a/one": Tier(ONE, "x", "openai", "A", "{prompt}", 10)}
+        live = PoolBackend(tiers, {"x": Scripted}, PRICES, store, cap)
+        live.generate(asks("p"))
+        twin = pickle.loads(pickle.dumps(live))
+        twin.generate(asks("p", "q"))
+        assert len(store) == 2
+        assert cap.spent_usd == pytest.approx(14e-6)
 
 
 @pytest.mark.parametrize("endpoints", [1, 2])
