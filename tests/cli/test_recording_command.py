@@ -128,6 +128,20 @@ def test_merge(capsys: pytest.CaptureFixture[str], halves: tuple[Path, Path, Pat
     assert "no recordings to merge" in said(capsys, "recording", "merge", "-o", str(tmp_path / "o"), code=2)
 
 
+def test_merge_overwrites_nothing(
+    capsys: pytest.CaptureFixture[str], halves: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    whole, start, other = halves
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for out in (start, other, tmp_path / "folder", tmp_path / "file"):
+        text = said(capsys, "recording", "merge", str(start), str(whole), "-o", str(out), code=2)
+        assert text == f"error: {out}: exists; name another folder with --out, or delete it\n"
+        assert "exists" in said(capsys, "recording", "merge", "nowhere", "-o", str(out), code=2)  # before it is read
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_diff(capsys: pytest.CaptureFixture[str], halves: tuple[Path, Path, Path], tmp_path: Path) -> None:
     whole, _, other = halves
     assert "the same content" in said(capsys, "recording", "diff", str(whole), str(whole))
@@ -211,7 +225,6 @@ def test_places_that_cannot_be_written(
         ["export", source, "--format", "minari", "-o", str(file), "--episodes", "1"],
     ):
         assert "cannot be written" in said(capsys, *arguments, code=2), arguments
-    assert "exists and is not a recording" in said(capsys, "recording", "merge", source, "-o", str(folder), code=2)
     assert [path.name for path in folder.iterdir()] == ["kept"]
     said(capsys, "recording", "card", source, "-o", str(tmp_path / "new" / "CARD.md"))
     assert (tmp_path / "new" / "CARD.md").is_file()
