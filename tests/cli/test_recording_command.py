@@ -185,6 +185,28 @@ def test_export_of_a_table(
         assert pq.read_table(path).num_rows == 180
     else:
         assert len(path.read_text().splitlines()) == 180 + (form == "csv")
+    content = path.read_bytes()
+    said(capsys, "export", str(recordings["cascade"]), "-o", str(path))  # the ending says the format
+    assert path.read_bytes() == content
+
+
+def test_export_writes_no_format_that_is_not_meant(
+    capsys: pytest.CaptureFixture[str], recordings: dict[str, Path], tmp_path: Path
+) -> None:
+    place = tmp_path / "t"
+    for ending, form, message in (
+        (".csv", ["--format", "parquet"], "format = 'parquet', but its ending says csv; change one of them"),
+        (".JSONL", ["--format", "csv"], "format = 'csv', but its ending says jsonl"),
+        (".csv", ["--format", "minari"], "minari writes a folder, but its ending says a table"),
+        ("", [], "its ending names no format; expected one of .parquet, .csv, .jsonl, or give the format"),
+        (".xlsx", [], "its ending names no format"),
+    ):
+        path = place.with_suffix(ending)
+        text = said(capsys, "export", str(recordings["cascade"]), "-o", str(path), *form, code=2)
+        assert text.startswith(f"error: {path}: {message}")
+        assert not path.exists()
+    said(capsys, "export", str(recordings["cascade"]), "-o", str(place), "--format", "csv")
+    assert place.read_text().startswith('"task_id",')
 
 
 def test_export_of_episodes_of_a_trained_policy(
@@ -217,7 +239,7 @@ def test_places_that_cannot_be_written(
     (folder / "kept").touch()
     file.touch()
     for arguments in (
-        ["export", source, "-o", str(folder)],
+        ["export", source, "--format", "csv", "-o", str(folder)],
         ["export", source, "-o", str(file / "t.parquet")],
         ["recording", "card", source, "-o", str(folder)],
         ["recording", "card", source, "-o", str(file / "CARD.md")],
