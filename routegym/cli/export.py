@@ -23,7 +23,7 @@ class Export:
     choice elsewhere; docs/recordings.md names the columns.
 
     examples:
-      routegym export cascade --format parquet -o cascade.parquet
+      routegym export cascade -o cascade.parquet
       routegym export agent_steps --format minari -o datasets --episodes 10000
       routegym export agent_steps --format minari -o datasets --policy runs/agent_steps
     """
@@ -32,8 +32,8 @@ class Export:
     """A shipped recording's name or a recording folder."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """File of the table; of Minari the folder of its datasets (MINARI_DATASETS_PATH)."""
-    format: Literal["parquet", "csv", "jsonl", "minari"] = "parquet"
-    """What to write."""
+    format: Literal["parquet", "csv", "jsonl", "minari"] | None = None
+    """What to write; by default the table that the file's ending names: .parquet, .csv or .jsonl."""
     policy: Path | None = None
     """Run folder of the policy that plays (minari); legal actions at random by default."""
     policy_seed: int | None = None
@@ -53,17 +53,21 @@ class Export:
         """Write it."""
         from routegym.cli.recording import writing
         from routegym.errors import ConfigError
-        from routegym.evaluation.export import export_minari, write_table
+        from routegym.evaluation.export import TABLE_FORMATS, export_minari, table_format, write_table
         from routegym.graph.library import load_recording
 
-        recording = load_recording(self.recording)
         if self.format != "minari":
             if self.policy is not None:
                 raise ConfigError(f"--policy {self.policy} plays episodes; a table has none: add --format minari")
+            form = table_format(self.out, self.format)
+            recording = load_recording(self.recording)
             with writing(self.out):
-                rows = write_table(recording, self.out, self.format)
+                rows = write_table(recording, self.out, form)
             print(f"{self.out}: {rows:,} rows")
             return
+        if self.out.suffix[1:].lower() in TABLE_FORMATS:
+            raise ConfigError(f"{self.out}: minari writes a folder, but its ending says a table; change one of them")
+        recording = load_recording(self.recording)
         behaviour, policy = self._behaviour(recording)
         with writing(self.out):
             dataset = export_minari(

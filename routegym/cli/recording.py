@@ -98,15 +98,18 @@ class Merge:
     recordings: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Shipped recordings' names or recording folders."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """Folder of the result."""
+    """Folder of the result; one that exists is never overwritten."""
     prefer: Literal["first"] | None = None
     """What to do with contradictions: keep what the first recording says, or (by default) refuse."""
 
     def run(self) -> None:
         """Merge, save, say what came of it."""
+        from routegym.errors import RecordingError
         from routegym.graph.library import load_recording
         from routegym.graph.merge import merge_recordings
 
+        if self.out.exists():
+            raise RecordingError(f"{self.out}: exists; name another folder with --out, or delete it")
         sources = [load_recording(name) for name in self.recordings]
         merged = merge_recordings(sources, self.out.name, prefer=self.prefer, labels=self.recordings)
         chosen = f" --prefer {self.prefer}" if self.prefer else ""

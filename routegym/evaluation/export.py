@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from routegym.graph.recording import Recording
     from routegym.policies.policy import Policy
 
-__all__ = ["TABLE_FORMATS", "export_minari", "table_batches", "table_schema", "write_table"]
+__all__ = ["TABLE_FORMATS", "export_minari", "table_batches", "table_format", "table_schema", "write_table"]
 
 #: Formats of `write_table`.
 TABLE_FORMATS = ("parquet", "csv", "jsonl")
@@ -98,17 +98,42 @@ def table_batches(recording: Recording) -> Iterator[pa.RecordBatch]:
         yield pa.record_batch([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
 
 
-def write_table(recording: Recording, path: str | os.PathLike[str], form: str = "parquet") -> int:
+def table_format(path: str | os.PathLike[str], form: str | None = None) -> str:
+    """Format in which a table is written to a file.
+
+    Args:
+        path: of the file; its ending, in any case, may name one of `TABLE_FORMATS`.
+        form: one of `TABLE_FORMATS`; None = the one that the ending names.
+
+    Raises:
+        ConfigError: `form` is another format, the ending names another one, or neither names one.
+    """
+    ending = Path(path).suffix[1:].lower()
+    wanted = ending if form is None else form
+    if wanted not in TABLE_FORMATS:
+        if form is None:
+            endings = ", ".join(f".{name}" for name in TABLE_FORMATS)
+            raise ConfigError(f"{path}: its ending names no format; expected one of {endings}, or give the format")
+        raise ConfigError(f"format = {form!r}; expected one of {', '.join(TABLE_FORMATS)}")
+    if ending in TABLE_FORMATS and ending != wanted:
+        raise ConfigError(f"{path}: format = {form!r}, but its ending says {ending}; change one of them")
+    return wanted
+
+
+def write_table(recording: Recording, path: str | os.PathLike[str], form: str | None = None) -> int:
     """Write the table, all of it or nothing; an empty cell of a CSV file, a null elsewhere, is what is not known.
+
+    Args:
+        path: file to write; one that exists is replaced.
+        form: format; see `table_format`.
 
     Returns:
         Number of rows.
 
     Raises:
-        ConfigError: another format than those of `TABLE_FORMATS`.
+        ConfigError: no format is named, another one than those of `TABLE_FORMATS`, or two different ones.
     """
-    if form not in TABLE_FORMATS:
-        raise ConfigError(f"format = {form!r}; expected one of {', '.join(TABLE_FORMATS)}")
+    form = table_format(path, form)
     path, schema, rows = Path(path), table_schema(recording), 0
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.draft")

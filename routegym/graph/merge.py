@@ -17,6 +17,7 @@ from routegym.graph.graph import OPEN
 from routegym.graph.recording import Recording, Texts
 from routegym.graph.subset import keep_arms
 from routegym.graph.validate import validate_graph
+from routegym.tasks.embeddings import settings_of
 from routegym.tasks.taskset import TaskSet
 
 __all__ = ["EDGE_CONTENT", "TASK_FIELDS", "differing", "merge_recordings", "shared_nodes"]
@@ -48,6 +49,11 @@ def merge_recordings(
     the recordings makes no difference to the content (and so to the content hash) of the result; measured latencies are
     those of the first recording that has the call. Scales are fixed anew.
 
+    An embedding is fitted on the tasks of its own recording, so that a column means something else in each of them.
+    Where the recordings have other tasks or other embeddings, one that `TaskSet.with_embedding` made is therefore made
+    again, of all tasks together and with the smallest of their seeds. An embedding of any other description is kept as
+    it is: the same description says that it is the same function of the prompt.
+
     Args:
         recordings: at least one; left as they are.
         name: of the result.
@@ -58,7 +64,9 @@ def merge_recordings(
     Raises:
         RecordingError: they are recordings of other pools, prices, workflows or tasks of the same ids, or they
             contradict each other; the message names the first places.
-        TaskError: a prompt is in the training split of one and in the test split of another.
+        TaskError: a prompt is in the training split of one and in the test split of another; or the embedding is to be
+            made again, and there are no training tasks.
+        MissingExtraError: the embedding is to be made again, and a package for it is not installed.
     """
     if not recordings:
         raise RecordingError("no recordings to merge; name at least one")
@@ -173,7 +181,7 @@ def _check_alike(first: Recording, other: Recording) -> None:
         ("prices", _prices(first), _prices(other)),
         ("node signals", first.node_signal_names, other.node_signal_names),
         ("edge signals", first.edge_signal_names, other.edge_signal_names),
-        ("embedder", first.tasks.embedder, other.tasks.embedder),
+        ("embedder", _embedder(first), _embedder(other)),
         ("width of the embedding", first.tasks.embedding.shape[1], other.tasks.embedding.shape[1]),
     ):
         if mine != theirs:
@@ -181,6 +189,13 @@ def _check_alike(first: Recording, other: Recording) -> None:
                 f"{first.name} and {other.name} cannot be merged: {what}: {_apart(mine, theirs)}; "
                 "record both with the same pool, prices, workflow and embedding"
             )
+
+
+def _embedder(recording: Recording) -> str:
+    """What two recordings must have in common to be embedded together."""
+    description = recording.tasks.embedder
+    known = settings_of(description)
+    return description if known is None else f"{known[0]}, {known[1]} columns"
 
 
 def _prices(recording: Recording) -> str:
@@ -203,6 +218,8 @@ def _apart(mine: Any, theirs: Any) -> str:
 
 def _merge_tasks(recordings: Sequence[Recording]) -> TaskSet:
     """All tasks once, in an order that keeps the order of every recording where they agree."""
+    settings = [made for recording in recordings if (made := settings_of(recording.tasks.embedder))]
+    alike = len({(recording.tasks.embedder, frozenset(recording.tasks.ids)) for recording in recordings}) == 1
     found: dict[str, tuple[Recording, int]] = {}
     for recording in recordings:
         for index, task_id in enumerate(recording.tasks.ids):
@@ -215,13 +232,17 @@ def _merge_tasks(recordings: Sequence[Recording]) -> TaskSet:
                         f"{_cut(theirs)!r} in {recording.name}; a task is one question, rename one of them"
                     )
             if (known.tasks.embedding[at] != recording.tasks.embedding[index]).any():
-                raise RecordingError(
-                    f"task {task_id!r} has another embedding in {known.name} than in {recording.name}; "
-                    "embed the tasks of both together"
-                )
+                alike = False
+                if not settings:
+                    raise RecordingError(
+                        f"task {task_id!r} has another embedding in {known.name} than in {recording.name}; "
+                        "embed the tasks of both together"
+                    )
     ids = _common_order([recording.tasks.ids for recording in recordings])
     places = [found[task_id] for task_id in ids]
-    columns = {field: tuple(getattr(r.tasks, field)[at] for r, at in places) for field in TASK_FIELDS}
+    columns: dict[str, Any] = {f: tuple(getattr(r.tasks, f)[at] for r, at in places) for f in TASK_FIELDS}
+    if settings and not alike:
+        return TaskSet(**columns).with_embedding(*min(settings))  # they differ in the seed at most
     embedding = np.stack([recording.tasks.embedding[at] for recording, at in places])
     return TaskSet(**columns, embedding=embedding, embedder=recordings[0].tasks.embedder)
 

@@ -16,13 +16,17 @@ import numpy.typing as npt
 
 from routegym.errors import MissingExtraError, TaskError
 
-__all__ = ["METHODS", "embed"]
+__all__ = ["METHODS", "embed", "settings_of"]
 
 _Matrix = npt.NDArray[np.float64]
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _MINILM_TOKENS = 256  # what the model was trained on; longer prompts are cut
 _MINILM_BATCH = 32
+_DESCRIPTION = re.compile(
+    r"(?:(?P<tfidf>tf-idf of words and pairs)|(?P<hashing>hashed words and pairs)|(?P<minilm>all-MiniLM-L6-v2))"
+    r", .*?(?:, seed (?P<seed>\d+)\))?, (?P<dims>\d+) columns scaled to \[0, 1\] on \d+ prompts"
+)
 
 
 def embed(
@@ -67,6 +71,18 @@ def embed(
     width = np.where(high - low > 1e-12, high - low, np.inf)
     scaled = np.clip((columns - low) / width, 0.0, 1.0).astype(np.float32)
     return scaled, f"{description}, {dims} columns scaled to [0, 1] on {len(fitted)} prompts"
+
+
+def settings_of(description: str) -> tuple[str, int, int] | None:
+    """Method, dims and seed that `embed` was called with (seed 0 where the method has none), from its description.
+
+    None where the description is not one of `embed`.
+    """
+    found = _DESCRIPTION.fullmatch(description)
+    if found is None:
+        return None
+    method = next(name for name in METHODS if found[name])
+    return method, int(found["dims"]), int(found["seed"] or 0)
 
 
 def _tfidf(prompts: list[str], dims: int, seed: int, fitted: npt.NDArray[np.int64]) -> tuple[_Matrix, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import difflib
-import hashlib
 import json
 import os
 import unicodedata
@@ -16,7 +15,7 @@ from typing import Any
 
 from routegym.errors import TaskError
 from routegym.tasks.graders import check_details, check_grader
-from routegym.tasks.taskset import SPLITS, TaskSet, split_of
+from routegym.tasks.taskset import SPLITS, TaskSet, prompt_hash, split_of
 
 __all__ = ["FIELDS", "MOST_CHARACTERS", "SUFFIXES", "read_tasks", "save_tasks"]
 
@@ -177,7 +176,7 @@ def _task(
             expected = "an object" if field == "details" else "text"
             raise TaskError(f"{place}: {value!r:.60} is no text; expected {expected}, put a number in quotes")
         task[field] = _checked_text(value, field, place)
-    task.setdefault("id", hashlib.sha1(task["prompt"].encode(), usedforsecurity=False).hexdigest()[:16])
+    task.setdefault("id", prompt_hash(task["prompt"]))
     task.setdefault("split", split_of(task["id"], seed))
     task.setdefault("grader", default_grader)
     for field in ("kind", "details"):

@@ -7,7 +7,6 @@ code, and some draw other tasks under another hash seed.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ import numpy as np
 from routegym.errors import GraderError, MissingExtraError, TaskError
 from routegym.tasks.extraction import final_answer, number, tokens, unnamed
 from routegym.tasks.mathematics import timeout_of
-from routegym.tasks.taskset import TaskSet, split_of
+from routegym.tasks.taskset import TaskSet, prompt_hash, split_of
 from routegym.tasks.workers import call
 
 __all__ = ["draw", "generate_reasoning_tasks", "judge", "names", "prepare", "verify"]
@@ -102,7 +101,7 @@ def generate_reasoning_tasks(name: str, count: int, seed: int = 0, options: Mapp
             "for; ask for fewer, or make the tasks larger through its options"
         )
     shown = "&".join(f"{key}={value}" for key, value in settings.items())
-    ids = tuple(f"{name}-{hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:16]}" for text in entries)
+    ids = tuple(f"{name}-{prompt_hash(prompt)}" for prompt in entries)
     tasks = TaskSet(
         ids=ids,
         prompts=tuple(entries),

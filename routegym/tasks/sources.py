@@ -9,7 +9,7 @@ from typing import Any
 from routegym.errors import TaskError
 from routegym.tasks.arithmetic import generate_tasks
 from routegym.tasks.files import read_tasks
-from routegym.tasks.taskset import TaskSet
+from routegym.tasks.taskset import TaskSet, prompt_hash, split_of
 
 __all__ = ["join_tasks", "load_tasks"]
 
@@ -87,11 +87,11 @@ def _load(part: str, columns: dict[str, str], default_grader: str, seed: int) ->
     source, _, rest = part.partition(":")
     if source == "arithmetic":
         tasks = generate_tasks(_size(rest, part), seed=seed)
-        return TaskSet(tasks.ids, tasks.prompts, tasks.references, tasks.splits, kinds=("arithmetic",) * len(tasks))
+        return _named_by_prompt("arithmetic", tasks.prompts, tasks.references)
     if source == "operations":
         tasks = generate_tasks(_size(rest, part), operations=(1, 1), seed=seed)
         prompts = tuple(prompt[1:-1] for prompt in tasks.prompts)  # without their parentheses
-        return TaskSet(tasks.ids, prompts, tasks.references, tasks.splits, kinds=("operation",) * len(tasks))
+        return _named_by_prompt("operation", prompts, tasks.references)
     if source == "reasoning_gym":
         from routegym.tasks.reasoning import generate_reasoning_tasks
 
@@ -105,6 +105,12 @@ def _load(part: str, columns: dict[str, str], default_grader: str, seed: int) ->
     if not Path(part).suffix:
         raise TaskError(f"tasks {part!r} are unknown; {_FORMS}")
     return read_tasks(part, columns, default_grader, seed)
+
+
+def _named_by_prompt(kind: str, prompts: tuple[str, ...], references: tuple[str, ...]) -> TaskSet:
+    """With ids and splits that follow from the prompts, so that a prompt is in the same split whatever the seed."""
+    ids = tuple(f"{kind}-{prompt_hash(prompt)}" for prompt in prompts)
+    return TaskSet(ids, prompts, references, tuple(map(split_of, ids)), kinds=(kind,) * len(ids))
 
 
 def _size(text: str, part: str) -> int:

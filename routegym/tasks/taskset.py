@@ -13,12 +13,17 @@ import numpy.typing as npt
 from routegym.errors import GraderError, TaskError
 from routegym.tasks.graders import check_details, check_grader, grade_answer
 
-__all__ = ["SPLITS", "TaskSet", "split_of"]
+__all__ = ["SPLITS", "TaskSet", "prompt_hash", "split_of"]
 
 _OFFENDERS = 3  # named in a message
 
 #: The splits a task may be in.
 SPLITS = ("train", "val", "test")
+
+
+def prompt_hash(prompt: str) -> str:
+    """What ids are made of where a source gives none: 16 hexadecimal digits, the same for the same prompt."""
+    return hashlib.sha1(prompt.encode(), usedforsecurity=False).hexdigest()[:16]
 
 
 def split_of(task_id: str, seed: int = 0) -> str:

@@ -128,6 +128,20 @@ def test_merge(capsys: pytest.CaptureFixture[str], halves: tuple[Path, Path, Pat
     assert "no recordings to merge" in said(capsys, "recording", "merge", "-o", str(tmp_path / "o"), code=2)
 
 
+def test_merge_overwrites_nothing(
+    capsys: pytest.CaptureFixture[str], halves: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    whole, start, other = halves
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for out in (start, other, tmp_path / "folder", tmp_path / "file"):
+        text = said(capsys, "recording", "merge", str(start), str(whole), "-o", str(out), code=2)
+        assert text == f"error: {out}: exists; name another folder with --out, or delete it\n"
+        assert "exists" in said(capsys, "recording", "merge", "nowhere", "-o", str(out), code=2)  # before it is read
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_diff(capsys: pytest.CaptureFixture[str], halves: tuple[Path, Path, Path], tmp_path: Path) -> None:
     whole, _, other = halves
     assert "the same content" in said(capsys, "recording", "diff", str(whole), str(whole))
@@ -171,6 +185,28 @@ def test_export_of_a_table(
         assert pq.read_table(path).num_rows == 180
     else:
         assert len(path.read_text().splitlines()) == 180 + (form == "csv")
+    content = path.read_bytes()
+    said(capsys, "export", str(recordings["cascade"]), "-o", str(path))  # the ending says the format
+    assert path.read_bytes() == content
+
+
+def test_export_writes_no_format_that_is_not_meant(
+    capsys: pytest.CaptureFixture[str], recordings: dict[str, Path], tmp_path: Path
+) -> None:
+    place = tmp_path / "t"
+    for ending, form, message in (
+        (".csv", ["--format", "parquet"], "format = 'parquet', but its ending says csv; change one of them"),
+        (".JSONL", ["--format", "csv"], "format = 'csv', but its ending says jsonl"),
+        (".csv", ["--format", "minari"], "minari writes a folder, but its ending says a table"),
+        ("", [], "its ending names no format; expected one of .parquet, .csv, .jsonl, or give the format"),
+        (".xlsx", [], "its ending names no format"),
+    ):
+        path = place.with_suffix(ending)
+        text = said(capsys, "export", str(recordings["cascade"]), "-o", str(path), *form, code=2)
+        assert text.startswith(f"error: {path}: {message}")
+        assert not path.exists()
+    said(capsys, "export", str(recordings["cascade"]), "-o", str(place), "--format", "csv")
+    assert place.read_text().startswith('"task_id",')
 
 
 def test_export_of_episodes_of_a_trained_policy(
@@ -203,7 +239,7 @@ def test_places_that_cannot_be_written(
     (folder / "kept").touch()
     file.touch()
     for arguments in (
-        ["export", source, "-o", str(folder)],
+        ["export", source, "--format", "csv", "-o", str(folder)],
         ["export", source, "-o", str(file / "t.parquet")],
         ["recording", "card", source, "-o", str(folder)],
         ["recording", "card", source, "-o", str(file / "CARD.md")],
@@ -211,7 +247,6 @@ def test_places_that_cannot_be_written(
         ["export", source, "--format", "minari", "-o", str(file), "--episodes", "1"],
     ):
         assert "cannot be written" in said(capsys, *arguments, code=2), arguments
-    assert "exists and is not a recording" in said(capsys, "recording", "merge", source, "-o", str(folder), code=2)
     assert [path.name for path in folder.iterdir()] == ["kept"]
     said(capsys, "recording", "card", source, "-o", str(tmp_path / "new" / "CARD.md"))
     assert (tmp_path / "new" / "CARD.md").is_file()

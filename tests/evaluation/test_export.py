@@ -124,7 +124,7 @@ def test_formats_say_the_same(recordings: dict[str, Path], tmp_path: Path, kind:
     write_table(recording, tmp_path / "t.jsonl", "jsonl")
     lines = (tmp_path / "t.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == expected
-    write_table(recording, tmp_path / "new" / "t.csv", "csv")
+    write_table(recording, tmp_path / "new" / "t.csv")
     with (tmp_path / "new" / "t.csv").open(encoding="utf-8", newline="") as file:
         found = list(csv.DictReader(file))
     assert len(found) == len(expected)

@@ -347,6 +347,43 @@ def test_embeddings_are_kept_and_must_agree() -> None:
         merge_recordings([whole, with_tasks(whole, embedding=values / 2)], "m")
 
 
+@pytest.mark.parametrize("method", ["tfidf", "hashing"])
+def test_tasks_that_were_embedded_apart_are_embedded_together(method: str, tmp_path: Path) -> None:
+    whole = small("single_call")
+    together = replace(whole, tasks=whole.tasks.with_embedding(method, dims=4))
+    for sides in (([0, 2, 5, 6], [1, 3, 4, 7]), (range(5), range(2, 8))):
+        halves = []
+        for seed, side in enumerate(sides):
+            half = part(whole, side, whole.graph.edge_count)
+            halves.append(replace(half, tasks=half.tasks.with_embedding(method, dims=4, seed=seed)))
+        for order in (halves, halves[::-1]):
+            merged = merge_recordings(order, "m")
+            assert merged.tasks == together.tasks
+            assert content_hash(merged, tmp_path) == content_hash(together, tmp_path)
+        assert merge_recordings([halves[1], halves[1]], "m").tasks == halves[1].tasks  # same tasks, nothing to do
+    other = replace(halves[1], tasks=halves[1].tasks.with_embedding(method, dims=5))
+    with pytest.raises(RecordingError, match=f"embedder: {method}, 4 columns and {method}, 5 columns"):
+        merge_recordings([halves[0], other], "m")
+
+
+def test_parts_of_tasks_that_were_embedded_together_are_embedded_as_they_were(tmp_path: Path) -> None:
+    whole = small("single_call")
+    whole = replace(whole, tasks=whole.tasks.with_embedding("hashing", dims=4))
+    first, second = (part(whole, tasks, whole.graph.edge_count) for tasks in (range(4), range(4, 8)))
+    assert content_hash(merge_recordings([first, second], "m"), tmp_path) == content_hash(whole, tmp_path)
+
+
+def test_tasks_that_cannot_be_embedded_together() -> None:
+    whole = small("single_call")
+    apart = [part(whole, tasks, whole.graph.edge_count) for tasks in (range(4), range(4, 8))]
+    embedded = [replace(r, tasks=r.tasks.with_embedding("hashing", dims=4)) for r in apart]
+    with pytest.raises(RecordingError, match="embedder: hashing, 4 columns and none"):
+        merge_recordings([embedded[0], apart[1]], "m")
+    unseen = [with_tasks(r, splits=("test",) * len(r.tasks)) for r in embedded]
+    with pytest.raises(TaskError, match="fitted on the training split"):
+        merge_recordings(unseen, "m")
+
+
 def test_a_prompt_is_in_one_split_only() -> None:
     whole = small("single_call")
     tasks = whole.tasks

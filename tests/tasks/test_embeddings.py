@@ -5,7 +5,7 @@ import pytest
 
 from routegym.errors import MissingExtraError, TaskError
 from routegym.tasks import TaskSet, generate_tasks
-from routegym.tasks.embeddings import METHODS, embed
+from routegym.tasks.embeddings import METHODS, embed, settings_of
 
 TOPICS = {
     "cooking": ["How long do I boil an egg?", "How long must pasta boil?", "What do I cook with rice and an egg?"],
@@ -25,6 +25,14 @@ def test_embeddings_are_numbers_in_range_and_the_same_again(method: str) -> None
     again, _ = embed(PROMPTS, method, dims=5)
     assert np.array_equal(found, again)
     assert len(np.unique(found, axis=0)) == 6
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_description_says_how_to_make_it_again(method: str) -> None:
+    description = embed(PROMPTS, method, dims=5, seed=3)[1]
+    assert settings_of(description) == (method, 5, 3 if method == "tfidf" else 0)
+    for other in ("", "made up", f"{description}, halved", f"my {description}"):
+        assert settings_of(other) is None
 
 
 @pytest.mark.parametrize("method", ["tfidf", "hashing", pytest.param("minilm", marks=pytest.mark.slow)])

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from routegym.errors import MissingExtraError, TaskError
-from routegym.tasks import generate_tasks, load_tasks, save_tasks, split_of
+from routegym.tasks import generate_tasks, join_tasks, load_tasks, save_tasks, split_of
 from routegym.tasks.reasoning import generate_reasoning_tasks, names
 
 
 def test_arithmetic_tasks_are_those_of_the_embedded_problem() -> None:
     tasks, plain = load_tasks("arithmetic:20", seed=3), generate_tasks(20, seed=3)
-    assert (tasks.ids, tasks.prompts, tasks.references) == (plain.ids, plain.prompts, plain.references)
+    assert (tasks.prompts, tasks.references) == (plain.prompts, plain.references)
     assert set(tasks.kinds) == {"arithmetic"}
 
 
@@ -35,13 +35,23 @@ def test_more_tasks_begin_with_the_same_ones_and_another_seed_shares_none() -> N
     assert not set(many.prompts) & set(generate_reasoning_tasks("products", 30, seed=43).prompts)
 
 
-def test_no_prompt_is_in_two_splits_whatever_the_seed() -> None:
-    first, second = (generate_reasoning_tasks("coin_flip", 40, seed=seed) for seed in (0, 1))
-    splits = dict(zip(first.prompts, first.splits, strict=True))
-    shared = set(first.prompts) & set(second.prompts)
-    assert shared  # this generator knows few tasks
-    assert all(splits[p] == s for p, s in zip(second.prompts, second.splits, strict=True) if p in shared)
+@pytest.mark.parametrize("spec", ["reasoning_gym:coin_flip:40", "operations:200"])
+def test_a_prompt_has_one_id_and_one_split_whatever_the_seed(spec: str) -> None:
+    first, second = (load_tasks(spec, seed=seed) for seed in (0, 1))
+    places = [dict(zip(t.prompts, zip(t.ids, t.splits, strict=True), strict=True)) for t in (first, second)]
+    shared = places[0].keys() & places[1].keys()
+    assert shared  # these generators know few tasks
+    assert all(places[0][prompt] == places[1][prompt] for prompt in shared)
+    assert not set(first.ids) & {task for prompt, (task, _) in places[1].items() if prompt not in shared}
     assert all(split == split_of(task) for task, split in zip(first.ids, first.splits, strict=True))
+
+
+def test_generated_tasks_of_two_sources_and_two_seeds_are_joined() -> None:
+    assert len(load_tasks("arithmetic:5+operations:5")) == 10
+    first, second = (load_tasks("operations:200", seed=seed) for seed in (0, 1))
+    joined = join_tasks([first, second])
+    assert set(joined.prompts) == {*first.prompts, *second.prompts}
+    assert len(joined) < 400
 
 
 @pytest.mark.slow
