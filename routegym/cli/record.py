@@ -274,13 +274,15 @@ class Record:
         )
         missing = len(collected.failures)
         if collected.refusal is not None:
-            print(f"spend cap: {collected.refusal}; {missing:,} calls are missing, and what would follow from them")
+            print(f"spend cap: {collected.refusal}; at least {missing:,} calls are missing")
             raise SystemExit(CAP_REACHED)
         if missing:
             kinds = Counter(type(failure.error).__name__ for failure in collected.failures.values())
             named = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
             first = " ".join(str(next(iter(collected.failures.values())).error).split())
-            print(f"{missing:,} calls are missing ({named}; the first: {first}); the same command tries them again")
+            print(
+                f"{missing:,} calls brought no answer ({named}; the first: {first}); the same command tries them again"
+            )
             raise SystemExit(CALLS_MISSING)
         if share is not None:
             print(f"share {share[0]}/{share[1]} is in {self._store}; once all are, give the command without --shard")
@@ -325,7 +327,7 @@ def _table(collected: Collected) -> Any:
 
     table = Table(title=collected.recording.name)
     table.add_column("arm")
-    for name in ("recorded choices", "mean cost", "score of always", "missing calls"):
+    for name in ("recorded choices", "mean cost", "score of always", "failed calls"):
         table.add_column(name, justify="right")
     for row in arm_rows(collected):
         table.add_row(

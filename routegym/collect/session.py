@@ -6,22 +6,21 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from routegym.collect.strategies import always, samples_of
-from routegym.errors import CallRefusedError, PromptTooLongError, SpendCapError
-from routegym.graph.graph import OPEN
+from routegym.errors import CallRefusedError, ConfigError, PromptTooLongError, SpendCapError
+from routegym.evaluation.summary import always_arm
 from routegym.graph.growth import Expander, PoolLike, start_recording
 from routegym.pool.arms import Arm, PriceTable
 from routegym.pool.backend import Backend, Failure, OnResponse, Request, Response
 
 if TYPE_CHECKING:
     from routegym.collect.strategies import Strategy
-    from routegym.graph.graph import TransitionGraph
     from routegym.graph.recording import Recording
     from routegym.graph.workflow import Workflow
     from routegym.tasks.taskset import TaskSet
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Collected", "arm_rows", "collect", "share_of"]
 
 #: Errors that another pass would only meet again.
-_LASTING = (CallRefusedError, PromptTooLongError, SpendCapError)
+_LASTING = (CallRefusedError, PromptTooLongError)
 _PAUSE_S = 10.0
 
 
@@ -38,8 +37,9 @@ class Collected:
     """What came of recording."""
 
     recording: Recording
-    failures: Mapping[tuple[int, int], Failure] = field(repr=False)
-    """Calls that were wanted and brought no answer, by (node, action); those that the cap refused among them."""
+    failures: Mapping[tuple[str, str, int], Failure] = field(repr=False)
+    """Calls of the last pass that brought no answer, by (name of the arm, prompt, sample); those that the cap refused
+    are among them, those that nobody asked for after that are not."""
 
     @property
     def refusal(self) -> SpendCapError | None:
@@ -56,7 +56,7 @@ class _Watched:
         self.prices: PriceTable = pool.prices
         self._pool, self._watch = pool, watch
         self._asked = self._answered = 0
-        self._refused: SpendCapError | None = None
+        self.refused: SpendCapError | None = None
 
     @property
     def backend(self) -> Backend:
@@ -66,8 +66,8 @@ class _Watched:
         return self._pool.backend.count_prompt_tokens(requests)
 
     def generate(self, requests: Sequence[Request], on_result: OnResponse | None = None) -> list[Response | Failure]:
-        if self._refused is not None:
-            raise self._refused
+        if self.refused is not None:
+            raise self.refused
         self._asked += len(requests)
         self._tell()
 
@@ -80,7 +80,7 @@ class _Watched:
         results = self._pool.backend.generate(requests, report)
         for result in results:
             if isinstance(result, Failure) and isinstance(result.error, SpendCapError):
-                self._refused = result.error
+                self.refused = result.error
         return results
 
     def _tell(self) -> None:
@@ -122,10 +122,12 @@ def collect(
         watch: called with (answers asked for so far, answers that came) whenever one of them changes.
 
     Raises:
-        ConfigError: `samples` makes no sense.
+        ConfigError: `samples` makes no sense, or `passes` is not at least 1.
         GraderError: an answer could not be graded; the answers are kept in the store.
         PoolError, StoreError: a backend or the store cannot be used.
     """
+    if passes < 1:
+        raise ConfigError(f"passes = {passes}; expected at least 1")
     watched = _Watched(pool, watch)
     recording = start_recording(name, workflow, watched, tasks)
     expander = Expander(workflow, watched, recording, samples)
@@ -135,18 +137,15 @@ def collect(
     for number in range(passes):
         if number:
             time.sleep(pause_s)
-        expander.failures.clear()
-        try:
+        with expander.one_pass() as failures, suppress(SpendCapError):
             strategy(expander, mine)
-        except SpendCapError:
-            break
-        if all(isinstance(failure.error, _LASTING) for failure in expander.failures.values()):
+        if watched.refused or all(isinstance(failure.error, _LASTING) for failure in failures.values()):
             break
     # A pool may only bound what it will be charged for a prompt; what was charged is what a loaded recording goes by.
     recording.graph.set_reserves()
     if prepare is None:
         recording.fix_scales()
-    return Collected(recording, dict(expander.failures))
+    return Collected(recording, failures)
 
 
 def share_of(tasks: TaskSet, index: int, count: int) -> npt.NDArray[np.int64]:
@@ -169,30 +168,15 @@ def arm_rows(collected: Collected) -> list[dict[str, Any]]:
     rows = []
     for index, arm in enumerate(recording.arms):
         costs = graph.edges["cost_usd"][action == index]
-        kinds = (type(f.error).__name__ for (_, asked), f in collected.failures.items() if asked == index)
+        kinds = (type(f.error).__name__ for (asked, _, _), f in collected.failures.items() if asked == arm.name)
+        score = float(always_arm(graph, index)[0].mean())
         rows.append(
             {
                 "arm": arm.name,
                 "choices": len(costs),
                 "mean_cost_usd": float(costs.mean()) if len(costs) else None,
-                "score": _always_score(graph, index),
+                "score": None if np.isnan(score) else score,
                 "failures": dict(Counter(kinds)),
             }
         )
     return rows
-
-
-def _always_score(graph: TransitionGraph, arm: int) -> float | None:
-    """Mean score over all tasks, each recorded sample equally likely; None where a choice is not recorded."""
-    nodes, weight, score = graph.task_start.astype(np.int64), np.full(graph.n_tasks, 1 / graph.n_tasks), 0.0
-    while len(nodes):
-        actions = always(graph, nodes, arm)
-        if (graph.edge_first[nodes, actions] < 0).any():
-            return None
-        rows, edges = samples_of(graph, nodes, actions)
-        weight = (weight / graph.edge_count[nodes, actions])[rows]
-        nodes = graph.edges["next"][edges].astype(np.int64)
-        going = graph.node_status[nodes] == OPEN
-        score += float((weight * graph.node_score[nodes])[~going].sum())
-        nodes, weight = nodes[going], weight[going]
-    return score

@@ -17,48 +17,32 @@ from routegym.core import streams
 from routegym.core.vector_env import RoutingVectorEnv
 from routegym.evaluation.outcomes import LAMBDAS, budget_grid
 from routegym.graph.graph import OPEN
+from routegym.graph.growth import explore
+from routegym.graph.values import always_arm_actions
 
 if TYPE_CHECKING:
-    from routegym.graph.graph import TransitionGraph
     from routegym.graph.growth import Expander
     from routegym.policies.policy import Policy
 
 __all__ = [
     "Strategy",
-    "always",
     "boundary_arms",
     "play_policy",
     "record_all",
     "record_always",
     "record_boundary",
     "record_random",
-    "samples_of",
 ]
 
 #: Grows an expander's recording for some tasks, given by their indices (n,).
 Strategy = Callable[["Expander", npt.NDArray[np.int64]], None]
 
-_BATCH = 65_536  # choices that are asked for at once
 _SLOTS = 16_384  # episodes of a policy that are played side by side
 
 
 def record_all(expander: Expander, tasks: npt.NDArray[np.int64]) -> None:
-    """Everything that any sequence of actions can reach; what failed once stays missing."""
-    graph = expander.recording.graph
-    mine = np.zeros(graph.n_tasks, dtype=bool)
-    mine[tasks] = True
-    while True:
-        nodes = np.flatnonzero((graph.node_status == OPEN) & mine[graph.node_task])
-        wanted = (graph.edge_first[nodes] < 0) & ~np.isnan(graph.node_reserve[nodes])
-        failed = np.array(list(expander.failures), dtype=np.int64).reshape(-1, 2)
-        failed = failed[np.isin(failed[:, 0], nodes)]
-        wanted[np.searchsorted(nodes, failed[:, 0]), failed[:, 1]] = False
-        rows, actions = np.nonzero(wanted)
-        if not len(rows):
-            return
-        for low in range(0, len(rows), _BATCH):
-            part = slice(low, low + _BATCH)
-            expander.expand(nodes[rows[part]], actions[part])
+    """Everything that any sequence of actions can reach."""
+    explore(expander, tasks)
 
 
 def record_boundary(expander: Expander, tasks: npt.NDArray[np.int64], rollouts: int = 1) -> None:
@@ -81,31 +65,15 @@ def boundary_arms(expander: Expander) -> tuple[int, int]:
 
 
 def record_always(expander: Expander, tasks: npt.NDArray[np.int64], arm: int) -> None:
-    """One arm everywhere, with all its samples; see `always`."""
+    """One arm everywhere, with all its samples; see `always_arm_actions`."""
     graph = expander.recording.graph
     nodes = graph.task_start[tasks].astype(np.int64)
     while len(nodes):
-        actions = always(graph, nodes, arm)
-        expander.expand(nodes, actions)
-        _, edges = samples_of(graph, nodes, actions)
-        after = np.unique(graph.edges["next"][edges]).astype(np.int64)
-        nodes = after[graph.node_status[after] == OPEN]
-
-
-def always(graph: TransitionGraph, nodes: npt.NDArray[np.int64], arm: int) -> npt.NDArray[np.int64]:
-    """The arm, (n,); where there is a control action, one call of it and then the first control."""
-    stops = (graph.n_actions > graph.n_arms) & (graph.node_step[nodes] > 0)
-    return np.where(stops, graph.n_arms, arm)
-
-
-def samples_of(
-    graph: TransitionGraph, nodes: npt.NDArray[np.int64], actions: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """All recorded samples of these choices: the row of `nodes` and the edge, int64 (m,) each."""
-    first, count = graph.edge_first[nodes, actions].astype(np.int64), graph.edge_count[nodes, actions]
-    samples = np.arange(count.max(initial=0))
-    rows, sample = np.nonzero((first >= 0)[:, None] & (samples < count[:, None]))
-    return rows, first[rows] + sample
+        taken = always_arm_actions(graph, arm)
+        expander.expand(nodes, taken[nodes])
+        source, action = graph.edge_sources()
+        after = np.unique(graph.edges["next"][(action == taken[source]) & np.isin(source, nodes)])
+        nodes = after[graph.node_status[after] == OPEN].astype(np.int64)
 
 
 def record_random(expander: Expander, tasks: npt.NDArray[np.int64], rollouts: int = 1, seed: int = 0) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -56,7 +57,7 @@ class Expander:
 
     Attributes:
         failures: calls that brought no answer when they were last tried, by (node, action). No edge is recorded for
-            them; the next `expand` that names them tries again.
+            them; the next `expand` that names them tries again, but for one in the same `one_pass`.
 
     Raises:
         RecordingError: the recording belongs to another workflow or another pool.
@@ -94,6 +95,7 @@ class Expander:
         self._states: list[Any] = []
         self._node_of: dict[tuple[int, int, str], int] = {}
         self._answers: dict[tuple[str, str, int], Response] = {}
+        self._failed: dict[tuple[str, str, int], Failure] | None = None  # of the pass under way
         self._read_nodes()
 
     def expand(self, nodes: npt.ArrayLike, actions: npt.ArrayLike) -> None:
@@ -120,6 +122,22 @@ class Expander:
         answered = self._note_failures(nodes, actions, responses)
         nodes, actions = nodes[answered], actions[answered]
         self._record(nodes, actions, [responses[row] for row in np.flatnonzero(answered)])  # type: ignore[misc]
+
+    @contextmanager
+    def one_pass(self) -> Iterator[Mapping[tuple[str, str, int], Failure]]:
+        """A pass, in which a call that fails is not made again, in however many situations it is wanted.
+
+        A pass within another is part of that one.
+
+        Yields:
+            The calls that have failed in the pass so far, by (name of the arm, prompt, sample).
+        """
+        outer = self._failed
+        self._failed = failed = {} if outer is None else outer
+        try:
+            yield failed
+        finally:
+            self._failed = outer
 
     def _note_failures(
         self, nodes: npt.NDArray[Any], actions: npt.NDArray[Any], responses: Sequence[Response | Failure | None]
@@ -148,8 +166,8 @@ class Expander:
 
     def _answer(self, requests: Sequence[Request], samples: npt.NDArray[Any]) -> list[Response | Failure]:
         keys = [(r.arm.name, r.prompt, int(k)) for r, k in zip(requests, samples, strict=True)]
-        fresh = {k: r for k, r in zip(keys, requests, strict=True) if k not in self._answers}
-        failed: dict[tuple[str, str, int], Failure] = {}
+        failed = {} if self._failed is None else self._failed
+        fresh = {k: r for k, r in zip(keys, requests, strict=True) if k not in self._answers and k not in failed}
         calls = [Request(r.arm, r.prompt, _seed(*key)) for key, r in fresh.items()]
         if calls:
             for key, result in zip(fresh, self._generate(calls), strict=True):
@@ -218,31 +236,37 @@ class Expander:
             graph.task_start[:] = self._intern(states)
 
 
-def explore(expander: Expander, progress: Callable[[int, int], None] | None = None, batch: int = 65_536) -> None:
-    """Record everything that any sequence of actions can reach, one step of the workflow at a time.
+def explore(
+    expander: Expander,
+    tasks: npt.NDArray[np.int64] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    batch: int = 65_536,
+) -> None:
+    """Record everything that any sequence of actions can reach, one step of the workflow at a time, as one pass.
 
     What the pool could not answer is asked for once: it stays missing and stands in `Expander.failures`; exploring
     again tries it again.
 
     Args:
+        tasks: indices of those that are explored; all by default.
         progress: called with (edges recorded so far, edges known to be still missing).
         batch: most (node, action) pairs that are asked for at once.
     """
     graph = expander.recording.graph
-    expander.failures.clear()
-    while True:
-        open_nodes = np.flatnonzero(graph.node_status == OPEN)
-        wanted = (graph.edge_first[open_nodes] < 0) & ~np.isnan(graph.node_reserve[open_nodes])
-        for node, action in expander.failures:
-            wanted[np.searchsorted(open_nodes, node), action] = False
-        rows, actions = np.nonzero(wanted)
-        if not len(rows):
-            return
-        for low in range(0, len(rows), batch):
-            part = slice(low, low + batch)
-            expander.expand(open_nodes[rows[part]], actions[part])
-            if progress is not None:
-                progress(graph.n_edges, len(rows) - min(low + batch, len(rows)))
+    mine = np.zeros(graph.n_tasks, dtype=bool)
+    mine[slice(None) if tasks is None else tasks] = True
+    seen = 0
+    with expander.one_pass():
+        while seen < graph.n_nodes:
+            new = np.arange(seen, graph.n_nodes)
+            seen = graph.n_nodes
+            nodes = new[(graph.node_status[new] == OPEN) & mine[graph.node_task[new]]]
+            rows, actions = np.nonzero((graph.edge_first[nodes] < 0) & ~np.isnan(graph.node_reserve[nodes]))
+            for low in range(0, len(rows), batch):
+                part = slice(low, low + batch)
+                expander.expand(nodes[rows[part]], actions[part])
+                if progress is not None:
+                    progress(graph.n_edges, len(rows) - min(low + batch, len(rows)))
 
 
 def start_recording(

@@ -217,11 +217,15 @@ def test_the_cap_is_kept_over_sessions_and_workers(endpoint: Any, record: Any, t
     assert set(endpoint.asked().values()) == {1}
 
 
-def test_failures_are_missing_and_asked_again(endpoint: Any, record: Any, tmp_path: Path) -> None:
+def test_failures_are_missing_and_asked_again(endpoint: Any, record: Any, command: Any, tmp_path: Path) -> None:
     pool = endpoint.pool(timeout_s=3.0)
     common = ("--pool", pool, "--tasks", single_operations(tmp_path, 8), "--out", tmp_path / "out", "--passes", 1)
     endpoint.down("m1")
-    assert record(*common) == 1
+    process = command(*common)
+    shown, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "\n8 calls brought no answer (8 ServerFailedError; the first: m1/direct " in shown
+    assert endpoint.asked_of("m1") == 8
     recording = Recording.load(tmp_path / "out")
     assert not recording.graph.complete
     assert (recording.graph.edge_first[recording.graph.task_start, 1] < 0).all()
@@ -242,6 +246,34 @@ def test_a_worse_recording_does_not_replace_a_better_one(endpoint: Any, record: 
     endpoint.down("m1")
     assert record("--pool", endpoint.pool(template="Please: {prompt}", timeout_s=3.0), *common) == 1
     assert Recording.load(tmp_path / "out").content_hash == whole
+
+
+def test_a_refusal_beside_failures_is_told_and_a_fuller_recording_stays(
+    endpoint: Any, record: Any, command: Any, tmp_path: Path
+) -> None:
+    common = ("--pool", endpoint.pool(), "--tasks", single_operations(tmp_path, 12), "--out", tmp_path / "out")
+    common += ("--env", "routegym/SingleCall-v0")
+    assert record(*common) == 0
+    whole = Recording.load(tmp_path / "out").content_hash
+    endpoint.down("m0")
+    process = command(*common, "--store", tmp_path / "other.store", "--spend-cap", 2e-4)
+    shown, _ = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert "spend cap: " in shown
+    assert "next: " not in shown
+    assert Recording.load(tmp_path / "out").content_hash == whole
+
+
+def test_what_a_cap_leaves_unasked_is_not_said_to_be_all_that_is_missing(
+    endpoint: Any, command: Any, tmp_path: Path
+) -> None:
+    common = ("--pool", endpoint.pool(), "--tasks", single_operations(tmp_path, 12), "--out", tmp_path / "out")
+    process = command(*common, "--strategy", "boundary", "--spend-cap", 2e-5)
+    shown, _ = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert endpoint.asked_of("m1") == 0
+    assert 0 < (refused := 12 - endpoint.asked_of("m0")) < 12
+    assert f"; at least {refused} calls are missing\n" in shown
 
 
 def test_shares_make_the_whole(endpoint: Any, record: Any, tmp_path: Path) -> None:
@@ -272,7 +304,15 @@ def test_ray_records_the_same_and_its_workers_may_die(serve: Any, command: Any, 
     endpoint.forget()
     process = command(*arguments, "--out", tmp_path / "two", "--runner", "ray", "--workers", 2)
     wait_for(lambda: endpoint.asked().total() >= 20)
-    os.kill(ray_task_of(process.pid), signal.SIGKILL)
+
+    def killed() -> bool:
+        # between two batches no task is under way
+        with contextlib.suppress(AssertionError, FileNotFoundError, ProcessLookupError):
+            os.kill(ray_task_of(process.pid), signal.SIGKILL)
+            return True
+        return False
+
+    wait_for(killed)
     shown = process.communicate(timeout=120)
     assert process.returncode == 0, shown
     hashes = {Recording.load(tmp_path / name).content_hash for name in ("one", "two")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -22,7 +23,7 @@ from routegym.collect import (
     record_random,
     share_of,
 )
-from routegym.errors import CallRefusedError, CallTimeoutError, SpendCapError
+from routegym.errors import CallRefusedError, CallTimeoutError, ConfigError, SpendCapError
 from routegym.graph import Expander, Recording, evaluate_choices
 from routegym.graph.values import always_arm_actions
 from routegym.policies.baselines import AlwaysArm
@@ -213,13 +214,30 @@ def test_failures_are_tried_again_in_later_passes(error: Any, passes: int, left:
     assert arm_rows(found)[1]["failures"] == ({type(error).__name__: left} if left else {})
 
 
+def test_at_least_one_pass_is_made() -> None:
+    with pytest.raises(ConfigError, match="passes = 0; expected at least 1"):
+        run(record_all, passes=0)
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_failures_end_a_pass_and_do_not_stop_it(name: str) -> None:
     pool = make_pool({"m0/direct": [TIMED_OUT] * 1000})
     found = run(STRATEGIES[name], "agent_steps", 6, pool, passes=1)
     assert found.failures
-    assert {action for _, action in found.failures} == {0}
+    assert {arm for arm, _, _ in found.failures} == {"m0/direct"}
     assert found.recording.graph.n_edges
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("passes", [1, 3])
+def test_a_failing_call_is_made_once_in_a_pass(name: str, passes: int) -> None:
+    pool = make_pool({"m2/direct": [TIMED_OUT] * 1000})
+    found = run(STRATEGIES[name], "cascade", 12, pool, passes=passes)
+    calls = Counter(call for call in pool.backend.calls if call.startswith("m2/direct "))
+    assert calls
+    assert set(calls.values()) == {passes}
+    assert len(found.failures) == len(calls)
+    assert arm_rows(found)[2]["failures"] == {"CallTimeoutError": len(calls)}
 
 
 @pytest.mark.parametrize("kind", helpers.KINDS)
@@ -233,6 +251,16 @@ def test_nothing_is_asked_once_the_cap_has_refused(kind: str) -> None:
     assert not found.recording.graph.complete
     assert found.recording.graph.n_edges > 0
     found.recording.fix_scales()
+
+
+@pytest.mark.parametrize("kind", helpers.KINDS)
+def test_a_refusal_is_told_where_calls_of_the_same_batch_failed(kind: str) -> None:
+    refusal = SpendCapError("a call may cost up to 1 USD")
+    pool = make_pool({"m0/direct": [TIMED_OUT] * 1000, "m1/direct": [refusal] * 1000})
+    found = run(record_all, kind, 8, pool, passes=3)
+    assert found.refusal is refusal
+    assert len(pool.backend.calls) == 8 * 3
+    assert [row["failures"] for row in arm_rows(found)] == [{"CallTimeoutError": 8}, {"SpendCapError": 8}, {}]
 
 
 def test_progress_counts_what_is_asked_and_answered() -> None:

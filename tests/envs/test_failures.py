@@ -140,6 +140,7 @@ def test_exploring_leaves_failures_missing_and_ends() -> None:
     graph = env.recording.graph
     assert not graph.complete
     assert {action for _, action in expander.failures} == {1}
+    assert pool.asked.count("m1/direct") == pool.asked.count("m0/direct") == 12  # though it is wanted at every step
     before = graph.n_edges
     pool.down.clear()
     explore(expander)
