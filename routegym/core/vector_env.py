@@ -384,6 +384,8 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
             failed = {}
             for slot, *pair in zip(slots.tolist(), node.tolist(), action.tolist(), strict=True):
                 if graph.edge_first[pair[0], pair[1]] >= 0:
+                    if ledger.spent_usd[slot] + graph.node_reserve[pair[0], pair[1]] > ledger.budget_usd[slot]:
+                        failed[slot] = self.expander.overcharged[pair[0], pair[1]]  # type: ignore[union-attr]
                     continue
                 if (pair[0], pair[1]) not in failures:
                     task = int(graph.node_task[pair[0]])
