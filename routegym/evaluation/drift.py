@@ -129,7 +129,6 @@ def measure_drift(
     grid: Grid,
     split: str = "test",
     seed: int = 0,
-    on_result: Any = None,
 ) -> Drift:
     """Play every task of a split at every operating point, recorded and live.
 
@@ -143,7 +142,6 @@ def measure_drift(
         workflow: the recording's.
         pool: answers live; its arms must be the recording's.
         grid: budgets and prices to play.
-        on_result: called with every live response or failure.
 
     Returns:
         Both sides, or only the live one where the recording lacks a choice of the policy's.
@@ -157,7 +155,7 @@ def measure_drift(
             f"{[arm.name for arm in pool.arms]}; use the pool file that it was recorded with"
         )
     fresh = live_copy(recording, pool.prices)
-    expander = Expander(workflow, pool, fresh, on_result=on_result, charged=recording)
+    expander = Expander(workflow, pool, fresh, charged=recording)
     tasks = recording.split(split)
     budgets, lambdas = (np.repeat(column, len(tasks)) for column in grid.points)
     floors = [side.graph.arm_floor(side.graph.task_start[tasks]) for side in (recording, fresh)]

@@ -52,7 +52,6 @@ class Expander:
         pool: answers for the recording's arms.
         recording: grown in place.
         samples: recorded samples for each arm name; 1 where an arm is not named.
-        on_result: called with every response or failure as soon as it is there.
         charged: recording of the same workflow and arms. What it was charged for a prompt, at the pool's prices, is
             the worst case of asking the same arm that prompt again: a pool may only bound it. By default every worst
             case is the pool's.
@@ -74,7 +73,6 @@ class Expander:
         pool: PoolLike,
         recording: Recording,
         samples: Mapping[str, int] | None = None,
-        on_result: Callable[[Response | Failure], None] | None = None,
         charged: Recording | None = None,
     ) -> None:
         if recording.kind != workflow.kind:
@@ -102,7 +100,6 @@ class Expander:
         self.samples = [(samples or {}).get(name, 1) for name in names]
         self.failures: dict[tuple[int, int], Failure] = {}
         self.overcharged: dict[tuple[int, int], Failure] = {}
-        self._on_result = on_result
         self._states: list[Any] = []
         self._node_of: dict[tuple[int, int, str], int] = {}
         self._answers: dict[tuple[str, str, int], Response] = {}
@@ -190,17 +187,12 @@ class Expander:
         failed: dict[tuple[str, str, int], Failure] = {}
         calls = [Request(r.arm, r.prompt, _seed(*key)) for key, r in fresh.items()]
         if calls:
-            for key, result in zip(fresh, self._generate(calls), strict=True):
+            for key, result in zip(fresh, self.pool.backend.generate(calls), strict=True):
                 if isinstance(result, Failure):
                     failed[key] = result
                 else:
                     self._answers[key] = result
         return [failed[key] if key in failed else self._answers[key] for key in keys]
-
-    def _generate(self, calls: Sequence[Request]) -> list[Response | Failure]:
-        if (report := self._on_result) is None:
-            return self.pool.backend.generate(calls)
-        return self.pool.backend.generate(calls, lambda _, result: report(result))
 
     def _intern(self, states: Sequence[Any]) -> npt.NDArray[np.int32]:
         """The node ids of the situations, adding those that are new."""

@@ -14,6 +14,7 @@ import yaml
 
 from routegym.cli.main import main
 from routegym.graph.recording import Recording
+from routegym.pool.spend import SpendCap
 from routegym.pool.store import ResponseStore
 
 TRAIN = [
@@ -179,6 +180,50 @@ def test_a_spend_cap_stops_a_live_training_and_keeps_what_it_paid(
     assert Recording.load(run / "recording").graph.n_edges > 0 or len(ResponseStore(tmp_path / "capped.store"))
     main([*TRAIN, "--out", str(run), "--spend-cap", "1"])  # the same command with a higher cap goes on
     assert (run / "policy.json").is_file()
+
+
+def test_the_live_check_tells_what_failed_and_writes_it_down(
+    serve: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool = serve()
+    run = trained_on(pool, "routegym/SingleCall-v0")
+    (run / "live.json").write_text("of an earlier check")
+    for model in ("m0", "m1"):
+        (pool.with_name("server") / f"down-{model}").touch()
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", str(run), "--live", "--pool", str(pool)])
+    assert stopped.value.code == 1
+    found = json.loads((run / "live.json").read_text())
+    assert found["failed"] == found["episodes"]
+    assert found["failures"]["ServerFailedError"] > 0
+    assert all(row["score"]["live"] is None and row["same_choices"] is None for row in found["budgets"])
+    assert "out of order" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_live_check_tells_all_that_it_spent(serve: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    pool = serve()
+    run = trained_on(pool, "routegym/SingleCall-v0")
+    (pool.with_name("server") / "log").write_text("")
+    capsys.readouterr()
+    main(["evaluate", str(run), "--live", "--pool", str(pool)])
+    with SpendCap(run / "live.store", None, "live check") as spend:
+        spent = spend.spent_usd
+    calls = len((pool.with_name("server") / "log").read_text().splitlines())
+    assert calls > 0
+    assert json.loads((run / "live.json").read_text())["spent_usd"] == spent > 0
+    out, err = capsys.readouterr()
+    assert f"${spent:.6f} spent now" in out
+    assert f"${spent:.6f}" in err  # the line of progress ends with all of it
+    assert f"{calls}/{calls} answers" in err
+
+
+def test_a_live_training_is_not_resumed_with_other_tasks(grown: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (grown / "recording" / "meta.json").read_bytes()
+    other = ["operations:41" if word == "operations:40" else word for word in TRAIN]
+    message = refusal(capsys, *other, "--out", grown)
+    assert "operations:40" in message
+    assert "--out" in message
+    assert (grown / "recording" / "meta.json").read_bytes() == before
 
 
 def test_live_training_wants_tasks_and_makes_its_own_recording(capsys: pytest.CaptureFixture[str]) -> None:
