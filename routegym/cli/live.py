@@ -114,11 +114,12 @@ def check_live(
         before = spend.spent_usd
         drift = measure_drift(policies[min(policies)], recording, workflow, connected, grid, split, seed)
         total = spend.spent_usd
-    metrics = {"pool": Path(name).name, "split": split, "spent_usd": total - before} | drift.metrics()
+    now = round(total - before, 12)  # as exact as the cap counts
+    metrics = {"pool": Path(name).name, "split": split, "spent_usd": now} | drift.metrics()
     run.write_json("live.json", metrics)
     console = wide_console()
     console.print(drift_table(drift, f"{run.path.name} on {Path(name).name}").rich())
-    print(f"${total - before:.6f} spent now; ${total:.6f} by all checks with this store")
+    print(f"${now:.6f} spent now; ${total:.6f} by all checks with this store")
     print(f"written to {run.path / 'live.json'}")
     if drift.failures:
         named = ", ".join(f"{count:,} {kind}" for kind, count in drift.failure_kinds.items())

@@ -75,7 +75,8 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
 
     With an expander, a call that brings no answer is an infrastructure failure: its episode is *truncated*, charged
     for the failed attempts, ``info["score"]`` is NaN (not 0: nobody was wrong) and ``info["failure"]`` names the
-    error; "" everywhere else.
+    error; "" everywhere else. So is a call that was charged more than its expected worst case, where that is more than
+    the budget had left.
 
     Raises:
         ConfigError, BudgetError, TaskError, RecordingError: an argument makes no sense; the message names it.

@@ -60,7 +60,7 @@ class Expander:
         failures: calls that brought no answer when they were last tried, by (node, action). No edge is recorded for
             them; the next `expand` that names them tries again.
         overcharged: recorded calls that cost more than `charged` had let expect, by (node, action), as the failures
-            that they are to an episode that cannot pay for them. What they cost is their worst case from then on.
+            that they are to an episode that cannot pay for them. From then on their worst case is what they cost.
 
     Raises:
         RecordingError: the recording belongs to another workflow or another pool, or has other prices.
