@@ -124,7 +124,7 @@ def check_live(
     if drift.failures:
         named = ", ".join(f"{count:,} {kind}" for kind, count in drift.failure_kinds.items())
         first = " ".join(str(drift.failures[0].error).split())
-        print(f"{len(drift.failures):,} calls failed ({named}; the first: {first})")
+        print(f"{len(drift.failures):,} calls failed or were dearer than expected ({named}; the first: {first})")
     if not drift.answered.all():
         print("the same command asks again for what brought no answer")
         raise SystemExit(1)
