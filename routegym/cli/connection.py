@@ -62,7 +62,10 @@ def load_tasks_to_route(source: str, seed: int = 0, embed: Embedding | None = No
 
 @contextmanager
 def progress(console: Console, spend: SpendCap) -> Iterator[Callable[[int, int], None]]:
-    """A line with answers, spending, rate and the time that the known rest takes."""
+    """A line with answers, spending, rate and the time that the known rest takes.
+
+    What a batch cost is written down when it ends, so only the line's last state shows all of it.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     cap = "" if spend.cap_usd == float("inf") else f" of ${spend.cap_usd:g}"
@@ -73,20 +76,26 @@ def progress(console: Console, spend: SpendCap) -> Iterator[Callable[[int, int],
         TimeRemainingColumn(),
         console=console,
     )
-    began, looked = time.monotonic(), -1.0
+    began, looked, seen = time.monotonic(), -1.0, (0, 0)
     with bar:
         line = bar.add_task("", total=None, rate="-", spent="")
 
-        def watch(asked: int, answered: int) -> None:
-            nonlocal looked
-            now = time.monotonic()
-            if now - looked > 0.5 or asked == answered:
-                looked = now
-                rate = f"{answered / max(now - began, 1e-3):,.1f}"
-                spent = f"${spend.spent_usd:.6f}{cap}"
-                bar.update(line, completed=answered, total=asked, rate=rate, spent=spent)
+        def show() -> None:
+            asked, answered = seen
+            rate = f"{answered / max(time.monotonic() - began, 1e-3):,.1f}"
+            bar.update(line, completed=answered, total=asked, rate=rate, spent=f"${spend.spent_usd:.6f}{cap}")
 
-        yield watch
+        def watch(asked: int, answered: int) -> None:
+            nonlocal looked, seen
+            seen = asked, answered
+            if time.monotonic() - looked > 0.5:
+                looked = time.monotonic()
+                show()
+
+        try:
+            yield watch
+        finally:
+            show()
 
 
 @contextmanager

@@ -30,7 +30,8 @@ class Evaluate:
     the run folder. `routegym bench` compares many trained policies.
 
     With --live the first policy plays the tasks on the recording and on the pool that answers now, and what has
-    drifted is reported: score, cost and latency, with intervals.
+    drifted is reported: score, cost and latency, with intervals. Exit code 1: live calls failed, and their episodes are
+    left out.
     """
 
     run_folder: Annotated[Path, tyro.conf.Positional]

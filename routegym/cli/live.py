@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from routegym.cli.connection import (
     Connected,
-    load_tasks_to_route,
     pool_file,
     progress,
     terminated_like_interrupted,
@@ -18,25 +19,53 @@ from routegym.cli.connection import (
 if TYPE_CHECKING:
     from routegym.graph.recording import Recording
     from routegym.policies.algorithm import Problem
-    from routegym.pool.backend import Failure, Response
+    from routegym.pool.backend import Backend, Failure, OnResponse, Request, Response
+    from routegym.pool.spend import SpendCap
+    from routegym.tasks.taskset import TaskSet
     from routegym.tracking.run import Run
 
-__all__ = ["check_live", "live_problem"]
+__all__ = ["check_live", "live_problem", "tasks_sha256"]
 
 #: Hard caps of a live check: three over the recording's range, beside none.
 _CHECKED_BUDGETS = 3
 _CHECKED_PRICE = 0.1
 
 
+class _Watched:
+    """A backend that tells how many answers were asked for and came, and stops at the spend cap."""
+
+    def __init__(self, backend: Backend, watch: Callable[[int, int], None] | None) -> None:
+        self._backend, self._watch = backend, watch
+        self._asked = self._answered = 0
+
+    def count_prompt_tokens(self, requests: Sequence[Request]) -> list[int]:
+        return self._backend.count_prompt_tokens(requests)
+
+    def generate(self, requests: Sequence[Request], on_result: OnResponse | None = None) -> list[Response | Failure]:
+        from routegym.errors import SpendCapError
+        from routegym.pool.backend import Failure
+
+        self._asked += len(requests)
+
+        def report(index: int, result: Response | Failure) -> None:
+            if isinstance(result, Failure) and isinstance(result.error, SpendCapError):
+                raise result.error
+            self._answered += 1
+            if self._watch is not None:
+                self._watch(self._asked, self._answered)
+            if on_result is not None:
+                on_result(index, result)
+
+        return self._backend.generate(requests, report)
+
+
 @contextmanager
 def _connected(
     pool_name: str, store: Path, spend_cap: float | None, run: str, show: bool
-) -> Iterator[tuple[Connected, Callable[[Any], None]]]:
-    """A pool with its store and cap, and what is told of every result: it counts, and stops at the cap."""
+) -> Iterator[tuple[Connected, SpendCap]]:
+    """A pool with its store, and the cap that it stops at."""
     from rich.console import Console
 
-    from routegym.errors import SpendCapError
-    from routegym.pool.backend import Failure
     from routegym.pool.pool import load_pool
     from routegym.pool.spend import SpendCap
     from routegym.pool.store import ResponseStore
@@ -49,17 +78,7 @@ def _connected(
         backend = pool.connect(known, spend)
         stack.callback(backend.close)
         watch = stack.enter_context(progress(Console(stderr=True), spend)) if show else None
-        answered = 0
-
-        def tell(result: Response | Failure) -> None:
-            nonlocal answered
-            if isinstance(result, Failure) and isinstance(result.error, SpendCapError):
-                raise result.error
-            answered += 1
-            if watch is not None:
-                watch(answered, answered)
-
-        yield Connected(pool.arms, pool.prices, backend), tell
+        yield Connected(pool.arms, pool.prices, _Watched(backend, watch)), spend
 
 
 def check_live(
@@ -74,7 +93,11 @@ def check_live(
     store: Path | None,
     spend_cap: float | None,
 ) -> None:
-    """Play the run's first policy on the recording and on the pool; print and write ``live.json``."""
+    """Play the run's first policy on the recording and on the pool; print and write ``live.json``.
+
+    Raises:
+        SystemExit: with code 1, once that is done, if an episode failed.
+    """
     import numpy as np
 
     from routegym.cli.evaluate import wide_console
@@ -87,16 +110,24 @@ def check_live(
     caps = np.unique([*(budgets or budget_grid(recording, _CHECKED_BUDGETS)), np.inf])
     grid = Grid(caps, np.array([_CHECKED_PRICE]))
     name = pool or run.config.pool or "embedded"
-    with _connected(name, store or run.path / "live.store", spend_cap, "live check", True) as (connected, tell):
-        drift = measure_drift(
-            policies[min(policies)], recording, workflow, connected, grid, split, seed, on_result=tell
-        )
-    run.write_json("live.json", {"pool": Path(name).name, "split": split} | drift.metrics())
+    with _connected(name, store or run.path / "live.store", spend_cap, "live check", True) as (connected, spend):
+        before = spend.spent_usd
+        drift = measure_drift(policies[min(policies)], recording, workflow, connected, grid, split, seed)
+        total = spend.spent_usd
+    now = round(total - before, 12)  # as exact as the cap counts
+    metrics = {"pool": Path(name).name, "split": split, "spent_usd": now} | drift.metrics()
+    run.write_json("live.json", metrics)
     console = wide_console()
     console.print(drift_table(drift, f"{run.path.name} on {Path(name).name}").rich())
-    if np.isnan(drift.live.score).any():
-        console.print("the same command asks again for what failed")
-    console.print(f"written to {run.path / 'live.json'}")
+    print(f"${now:.6f} spent now; ${total:.6f} by all checks with this store")
+    print(f"written to {run.path / 'live.json'}")
+    if drift.failures:
+        named = ", ".join(f"{count:,} {kind}" for kind, count in drift.failure_kinds.items())
+        first = " ".join(str(drift.failures[0].error).split())
+        print(f"{len(drift.failures):,} calls failed or were dearer than expected ({named}; the first: {first})")
+    if not drift.answered.all():
+        print("the same command asks again for what brought no answer")
+        raise SystemExit(1)
 
 
 @contextmanager
@@ -106,15 +137,14 @@ def live_problem(
     *,
     env: str,
     pool: str,
-    tasks: str,
+    tasks: TaskSet,
     store: Path | None,
     spend_cap: float | None,
-    seed: int,
 ) -> Iterator[Problem]:
     """A problem whose recording grows while it is played; it is kept in the run folder, also after an interruption.
 
     Args:
-        run: of the training, started or not.
+        run: of the training; nothing is kept unless it is begun meanwhile.
         make: makes the problem of ``recording`` and ``expander``.
     """
     from routegym.envs import workflow_of
@@ -123,21 +153,26 @@ def live_problem(
 
     place = run.path / "recording"
     answers = store or run.path.with_name(f"{run.path.name}.store")
-    with _connected(pool, answers, spend_cap, run.path.name, False) as (connected, tell):
+    with _connected(pool, answers, spend_cap, run.path.name, False) as (connected, _):
         if (place / "meta.json").is_file():
             recording = Recording.load(place)
             workflow = workflow_of(env, [arm.name for arm in recording.arms], recording.tasks)
-            expander = Expander(workflow, connected, recording, on_result=tell)
+            expander = Expander(workflow, connected, recording)
         else:
-            asked = load_tasks_to_route(tasks, seed)
-            workflow = workflow_of(env, [arm.name for arm in connected.arms], asked)
-            recording = start_recording(run.path.name, workflow, connected, asked)
-            expander = Expander(workflow, connected, recording, on_result=tell)
+            workflow = workflow_of(env, [arm.name for arm in connected.arms], tasks)
+            recording = start_recording(run.path.name, workflow, connected, tasks)
+            expander = Expander(workflow, connected, recording)
             recording.fix_scales()
         try:
             yield make(recording=recording, expander=expander)
         finally:
-            if run.started:
+            if run.ours:
                 recording.provenance |= {"made_by": "routegym train --live", "complete": recording.graph.complete}
                 recording.save(place)
                 run.recorded(recording.content_hash)
+
+
+def tasks_sha256(tasks: TaskSet) -> str:
+    """sha256 of what tasks ask, how it is judged and which split they are in."""
+    columns = [tasks.ids, tasks.prompts, tasks.references, tasks.splits, tasks.graders, tasks.details]
+    return hashlib.sha256(json.dumps(columns).encode()).hexdigest()

@@ -87,7 +87,7 @@ class Train:
         algorithm: Any = tuned(self.algo, self.env, {"steps": self.steps, **_changes(self.set)})
         _threads(self.threads)
         with ExitStack() as stack:
-            source, run, problem = self._live(kind, stack) if self.live else self._recorded(kind)
+            run, problem, origin = self._live(kind, stack) if self.live else self._recorded(kind)
             recording = problem.recording
             if "network" in hyperparameters(algorithm):
                 from routegym.policies.networks import make_actor
@@ -96,8 +96,6 @@ class Train:
             run.start(
                 RunConfig(
                     env=self.env,
-                    recording=source,
-                    content_hash="" if self.live else recording.content_hash,
                     algo=self.algo,
                     hyperparameters={name: _plain(value) for name, value in hyperparameters(algorithm).items()},
                     seeds=list(range(self.seed, self.seed + self.seeds)),
@@ -106,7 +104,7 @@ class Train:
                     threads=self.threads,
                     versions=versions(),
                     machine=f"{platform.system()} {platform.machine()}",
-                    pool=Path(self.pool).name if self.live else None,
+                    **origin,
                 )
             )
             console = Console(stderr=True)
@@ -121,8 +119,8 @@ class Train:
         elif self.evaluate:
             print(f"next: routegym evaluate {run.path} --live --pool {self.pool}")
 
-    def _recorded(self, kind: str) -> tuple[str, Run, Problem]:
-        """Where the recording is, the run folder, and the problem on it."""
+    def _recorded(self, kind: str) -> tuple[Run, Problem, dict[str, Any]]:
+        """The run folder, the problem, and what the run's configuration says of its recording."""
         from routegym.graph.library import load_recording
         from routegym.policies.algorithm import Problem
         from routegym.tracking.run import Run
@@ -130,11 +128,13 @@ class Train:
         source = self.recording or kind
         problem = Problem(load_recording(source), self.budget_usd or "sampled", self.lambda_)
         problem.env(1)  # a mistake is told before anything is written
-        return source, Run(self.out or Path("runs") / Path(source).name), problem
+        origin = {"recording": source, "content_hash": problem.recording.content_hash}
+        return Run(self.out or Path("runs") / Path(source).name), problem, origin
 
-    def _live(self, kind: str, stack: ExitStack) -> tuple[str, Run, Problem]:
+    def _live(self, kind: str, stack: ExitStack) -> tuple[Run, Problem, dict[str, Any]]:
         """The same where the recording grows while learning."""
-        from routegym.cli.live import live_problem
+        from routegym.cli.connection import load_tasks_to_route
+        from routegym.cli.live import live_problem, tasks_sha256
         from routegym.errors import ConfigError
         from routegym.policies.algorithm import Problem
         from routegym.tracking.run import Run
@@ -142,17 +142,24 @@ class Train:
         if self.tasks is None or self.recording is not None:
             raise ConfigError("--live takes --tasks, and makes the recording itself: leave --recording out")
         run = Run(self.out or Path("runs") / f"live-{kind}")
+        tasks = load_tasks_to_route(self.tasks, self.seed)
         problem = live_problem(
             run,
             partial(Problem, budget_usd=self.budget_usd or "sampled", lambda_=self.lambda_),
             env=self.env,
             pool=self.pool,
-            tasks=self.tasks,
+            tasks=tasks,
             store=self.store,
             spend_cap=self.spend_cap,
-            seed=self.seed,
         )
-        return str(run.path / "recording"), run, stack.enter_context(problem)
+        origin = {
+            "recording": str(run.path / "recording"),
+            "content_hash": "",
+            "pool": Path(self.pool).name,
+            "tasks": self.tasks,
+            "tasks_sha256": tasks_sha256(tasks),
+        }
+        return run, stack.enter_context(problem), origin
 
 
 def _train_seeds(run: Run, problem: Problem, algorithm: Any, console: Any) -> None:

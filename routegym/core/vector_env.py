@@ -75,7 +75,8 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
 
     With an expander, a call that brings no answer is an infrastructure failure: its episode is *truncated*, charged
     for the failed attempts, ``info["score"]`` is NaN (not 0: nobody was wrong) and ``info["failure"]`` names the
-    error; "" everywhere else.
+    error; "" everywhere else. So is a call that was charged more than its expected worst case, where that is more than
+    the budget had left.
 
     Raises:
         ConfigError, BudgetError, TaskError, RecordingError: an argument makes no sense; the message names it.
@@ -384,6 +385,8 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
             failed = {}
             for slot, *pair in zip(slots.tolist(), node.tolist(), action.tolist(), strict=True):
                 if graph.edge_first[pair[0], pair[1]] >= 0:
+                    if ledger.spent_usd[slot] + graph.node_reserve[pair[0], pair[1]] > ledger.budget_usd[slot]:
+                        failed[slot] = self.expander.overcharged[pair[0], pair[1]]  # type: ignore[union-attr]
                     continue
                 if (pair[0], pair[1]) not in failures:
                     task = int(graph.node_task[pair[0]])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from routegym.core.rollout import EpisodeTable, rollout
 from routegym.core.vector_env import RoutingVectorEnv
@@ -13,6 +15,7 @@ from routegym.errors import BudgetError, MissingEdgeError, RecordingError
 from routegym.evaluation.report import Table
 from routegym.evaluation.statistics import Interval, mean_interval
 from routegym.graph.growth import Expander
+from routegym.graph.pricing import repriced_models
 from routegym.graph.recording import Recording
 
 if TYPE_CHECKING:
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from routegym.graph.growth import PoolLike
     from routegym.graph.workflow import Workflow
     from routegym.policies.policy import Policy
+    from routegym.pool.arms import PriceTable
+    from routegym.pool.backend import Failure
 
 __all__ = ["Drift", "drift_table", "live_copy", "measure_drift"]
 
@@ -28,30 +33,43 @@ _MEASURES = {"score": "score", "cost_usd": "cost (USD)", "latency_s": "latency (
 
 @dataclass(frozen=True)
 class Drift:
-    """Episodes of one policy on the same tasks, budgets and prices, in the same order."""
+    """Episodes of one policy on the same tasks, budgets and prices of cost, in the same order."""
 
     recorded: EpisodeTable | None
     """None where the recording lacks what the policy chooses, as one does that was grown while learning."""
     live: EpisodeTable
+    budget_usd: npt.NDArray[np.float64]
+    """Hard cap that each episode was meant to have, inf = none, (n,); raised where the task's cheapest arm may cost
+    more, on the recording or now."""
+    failures: tuple[Failure, ...] = ()
+    """Calls that brought no answer, and those that were charged more than the recording let expect: of these, episodes
+    that cannot pay for them fail."""
+    repriced: tuple[str, ...] = ()
+    """Models whose price is not the recording's."""
 
     @property
-    def answered(self) -> Any:
+    def answered(self) -> npt.NDArray[np.bool_]:
         """bool (n,): episodes in which no live call failed; only they are compared."""
         return ~np.isnan(self.live.score)
 
-    def compare(self, budget_usd: float, measure: str) -> tuple[float | None, float, Interval]:
+    @property
+    def failure_kinds(self) -> dict[str, int]:
+        """Number of the failures by the name of their error, the most frequent first."""
+        return dict(Counter(type(failure.error).__name__ for failure in self.failures).most_common())
+
+    def compare(self, budget_usd: float, measure: str) -> tuple[float | None, float, Interval] | None:
         """Recorded mean, live mean and the interval of live minus recorded, over the tasks of one budget.
 
-        Without a recorded side the interval is that of the live mean.
+        Without a recorded side the interval is that of the live mean. None where every episode of this budget had a
+        call that failed.
 
         Args:
             budget_usd: the hard cap, inf = none.
             measure: ``score``, ``cost_usd`` or ``latency_s``.
-
-        Raises:
-            ConfigError: every episode of this budget had a call that failed.
         """
-        rows = self.answered & (self.live.budget_usd == budget_usd)
+        rows = self.answered & (self.budget_usd == budget_usd)
+        if not rows.any():
+            return None
         now = getattr(self.live, measure)[rows]
         if self.recorded is None:
             return None, float(now.mean()), mean_interval(now)
@@ -59,30 +77,42 @@ class Drift:
         return float(before.mean()), float(now.mean()), mean_interval(now - before)
 
     def metrics(self) -> dict[str, Any]:
-        """Everything in the table, as JSON."""
-        found: dict[str, Any] = {"episodes": len(self.live), "failed": int((~self.answered).sum()), "budgets": []}
-        for budget in np.unique(self.live.budget_usd):
+        """Everything in the table, as JSON; None for what no answered episode tells."""
+        found: dict[str, Any] = {
+            "episodes": len(self.live),
+            "failed": int((~self.answered).sum()),
+            "failures": self.failure_kinds,
+            "repriced": list(self.repriced),
+            "budgets": [],
+        }
+        for budget in np.unique(self.budget_usd):
             row: dict[str, Any] = {"budget_usd": float(budget) if np.isfinite(budget) else None}
             for measure in _MEASURES:
-                before, now, interval = self.compare(budget, measure)
-                row[measure] = {"recorded": before, "live": now, "interval": [interval.low, interval.high]}
+                compared = self.compare(budget, measure)
+                before, now, interval = compared or (None, None, None)
+                bounds = interval and [interval.low, interval.high]
+                row[measure] = {"recorded": before, "live": now, "interval": bounds}
                 if self.recorded is not None:
-                    row[measure] |= {"drift": interval.estimate, "drifted": interval.excludes_zero}
+                    row[measure] |= {
+                        "drift": interval and interval.estimate,
+                        "drifted": interval and interval.excludes_zero,
+                    }
             if self.recorded is not None:
-                same = (self.recorded.arm_counts == self.live.arm_counts).all(axis=1)
-                row["same_choices"] = float(same[self.live.budget_usd == budget].mean())
+                rows = self.answered & (self.budget_usd == budget)
+                same = (self.recorded.arm_counts == self.live.arm_counts).all(axis=1)[rows]
+                row["same_choices"] = float(same.mean()) if len(same) else None
             found["budgets"].append(row)
         return found
 
 
-def live_copy(recording: Recording) -> Recording:
-    """An empty recording of the same tasks, arms and scales, to be grown by the live pool."""
+def live_copy(recording: Recording, prices: PriceTable) -> Recording:
+    """An empty recording of the same tasks, arms and scales, to be grown by the live pool at its prices."""
     fresh = Recording.empty(
         name=recording.name,
         kind=recording.kind,
         arms=recording.arms,
         controls=recording.controls,
-        prices=recording.prices,
+        prices=prices,
         tasks=recording.tasks,
         node_signal_names=recording.node_signal_names,
         edge_signal_names=recording.edge_signal_names,
@@ -99,11 +129,12 @@ def measure_drift(
     grid: Grid,
     split: str = "test",
     seed: int = 0,
-    on_result: Any = None,
 ) -> Drift:
     """Play every task of a split at every operating point, recorded and live.
 
-    Equal calls are made once; calls of one step go to the pool as one batch.
+    Equal calls are made once; calls of one step go to the pool as one batch. Live calls cost what the pool's prices
+    say, and the worst case of what was recorded is what it was charged for, as on the recording. A call that is
+    charged more ends the episodes that cannot pay for it.
 
     Args:
         policy: any that is fitted.
@@ -111,7 +142,6 @@ def measure_drift(
         workflow: the recording's.
         pool: answers live; its arms must be the recording's.
         grid: budgets and prices to play.
-        on_result: called with every live response or failure.
 
     Returns:
         Both sides, or only the live one where the recording lacks a choice of the policy's.
@@ -124,56 +154,63 @@ def measure_drift(
             f"{recording.name}: its arms {[arm.name for arm in recording.arms]} are not the pool's "
             f"{[arm.name for arm in pool.arms]}; use the pool file that it was recorded with"
         )
-    fresh = live_copy(recording)
-    expander = Expander(workflow, pool, fresh, on_result=on_result)
-    live = _play(policy, fresh, split, grid, seed, expander)
-    try:
-        return Drift(_play(policy, recording, split, grid, seed), live)
-    except (BudgetError, MissingEdgeError):  # it lacks what is chosen, or the worst case of an arm never asked
-        return Drift(None, live)
-
-
-def _play(
-    policy: Policy, recording: Recording, split: str, grid: Grid, seed: int, expander: Expander | None = None
-) -> EpisodeTable:
+    fresh = live_copy(recording, pool.prices)
+    expander = Expander(workflow, pool, fresh, charged=recording)
     tasks = recording.split(split)
-    budgets, lambdas = grid.points
-    env = RoutingVectorEnv(
-        len(tasks) * len(budgets),
-        recording,
-        split=split,
-        observation=getattr(policy, "observation", "flat"),
-        autoreset_mode="Disabled",  # an episode that is over asks nobody anything
-        expander=expander,
-    )
-    return rollout(
-        policy,
-        env,
-        np.tile(tasks, len(budgets)),
-        budget_usd=np.repeat(budgets, len(tasks)),
-        lambda_=np.repeat(lambdas, len(tasks)),
-        seed=seed,
-    )
+    budgets, lambdas = (np.repeat(column, len(tasks)) for column in grid.points)
+    floors = [side.graph.arm_floor(side.graph.task_start[tasks]) for side in (recording, fresh)]
+    need = np.max([np.where(np.isfinite(floor), floor, 0.0) for floor in floors], axis=0)
+    caps = np.maximum(budgets, np.tile(need, len(budgets) // len(tasks)))
+
+    def play(side: Recording, grows: Expander | None = None) -> EpisodeTable:
+        env = RoutingVectorEnv(
+            len(caps),
+            side,
+            split=split,
+            observation=getattr(policy, "observation", "flat"),
+            autoreset_mode="Disabled",  # an episode that is over asks nobody anything
+            expander=grows,
+        )
+        return rollout(policy, env, np.tile(tasks, len(caps) // len(tasks)), caps, lambdas, seed)
+
+    live = play(fresh, expander)
+    try:
+        recorded = play(recording)
+    except (BudgetError, MissingEdgeError):  # it lacks what is chosen, or the worst case of an arm never asked
+        recorded = None
+    failures = (*expander.failures.values(), *expander.overcharged.values())
+    return Drift(recorded, live, budgets, failures, repriced_models(recording.prices, pool.prices, pool.arms))
 
 
 def drift_table(drift: Drift, name: str) -> Table:
     """Recorded and live means by budget, and their difference."""
     rows = []
-    for budget in np.unique(drift.live.budget_usd):
+    for budget in np.unique(drift.budget_usd):
         label = "none" if np.isinf(budget) else f"${budget:.3g}"
         for measure, title in _MEASURES.items():
-            before, now, interval = drift.compare(budget, measure)
+            compared = drift.compare(budget, measure)
+            if compared is None:
+                rows.append((f"{label}: {title}", "-", "-", "-"))
+                continue
+            before, now, interval = compared
             mark = " *" if before is not None and interval.excludes_zero else ""
             sign = "" if before is None else "+"
             bounds = f"{interval.estimate:{sign}.3g} [{interval.low:{sign}.3g}, {interval.high:{sign}.3g}]{mark}"
             rows.append((f"{label}: {title}", "-" if before is None else f"{before:.4g}", f"{now:.4g}", bounds))
     failed = int((~drift.answered).sum())
+    notes = [
+        "Brackets: 95 % paired bootstrap over tasks; * excludes 0. Latency is that of the machine that recorded.",
+        f"{failed} episode(s) had a call that failed and are left out." if failed else "No live call failed.",
+    ]
+    if raised := int((drift.live.budget_usd > drift.budget_usd).sum()):
+        notes.append(f"{raised} episode(s) got the worst case of their cheapest arm as budget, which is more.")
+    if drift.repriced:
+        notes.append(
+            f"The pool's prices differ from the recording's for {', '.join(drift.repriced)}; so does the cost."
+        )
     return Table(
         title=f"{name}: recorded against live, {len(drift.live):,} episodes",
         header=("hard budget: mean of", "recorded", "live", "live - recorded" if drift.recorded else "live mean"),
         rows=rows,
-        notes=(
-            "Brackets: 95 % paired bootstrap over tasks; * excludes 0. Latency is that of the machine that recorded.",
-            f"{failed} episode(s) had a call that failed and are left out." if failed else "No live call failed.",
-        ),
+        notes=tuple(notes),
     )

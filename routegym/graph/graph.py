@@ -215,6 +215,14 @@ class TransitionGraph:
         self._nodes["floor_usd"][: self.n_nodes] = _floor(self.node_reserve)
         self.version += 1
 
+    def raise_reserves(
+        self, nodes: npt.NDArray[Any], actions: npt.NDArray[Any], cost_usd: npt.NDArray[np.float64]
+    ) -> None:
+        """Raise the worst case of these (node, action) to what they cost, (n,) each, where it is lower."""
+        np.maximum.at(self._reserve, (nodes, actions), cost_usd)
+        self._nodes["floor_usd"][nodes] = _floor(self._reserve[nodes])
+        self.version += 1
+
     def edge_sources(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """The (node, action) that each edge was recorded for, int32 (n_edges,) each."""
         place = np.flatnonzero(self.edge_count)

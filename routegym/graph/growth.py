@@ -10,13 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from routegym.errors import ConfigError, RecordingError
+from routegym.errors import BudgetError, ConfigError, RecordingError
 from routegym.graph.graph import OPEN
-from routegym.graph.pricing import edge_records, worst_case_usd
+from routegym.graph.pricing import edge_costs, edge_records, repriced_models, worst_case_usd
 from routegym.graph.recording import Recording
 from routegym.graph.workflow import Workflow
 from routegym.pool.arms import Arm, PriceTable
-from routegym.pool.backend import Backend, Failure, Request, Response
+from routegym.pool.backend import Attempt, Backend, Failure, Request, Response
 
 __all__ = ["Expander", "PoolLike", "explore", "start_recording"]
 
@@ -53,14 +53,18 @@ class Expander:
         pool: answers for the recording's arms.
         recording: grown in place.
         samples: recorded samples for each arm name; 1 where an arm is not named.
-        on_result: called with every response or failure as soon as it is there.
+        charged: recording of the same workflow and arms. What it was charged for a prompt, at the pool's prices, is
+            the worst case of asking the same arm that prompt again: a pool may only bound it. By default every worst
+            case is the pool's.
 
     Attributes:
         failures: calls that brought no answer when they were last tried, by (node, action). No edge is recorded for
             them; the next `expand` that names them tries again, but for one in the same `one_pass`.
+        overcharged: recorded calls that cost more than `charged` had let expect, by (node, action), as the failures
+            that they are to an episode that cannot pay for them. From then on their worst case is what they cost.
 
     Raises:
-        RecordingError: the recording belongs to another workflow or another pool.
+        RecordingError: the recording belongs to another workflow or another pool, or has other prices.
         ConfigError: `samples` names an arm that is not there, or a number that is not 1 to 255.
     """
 
@@ -70,7 +74,7 @@ class Expander:
         pool: PoolLike,
         recording: Recording,
         samples: Mapping[str, int] | None = None,
-        on_result: Callable[[Response | Failure], None] | None = None,
+        charged: Recording | None = None,
     ) -> None:
         if recording.kind != workflow.kind:
             raise RecordingError(
@@ -82,6 +86,11 @@ class Expander:
                 f"{recording.name}: its arms {[arm.name for arm in recording.arms]} are not the pool's "
                 f"{[arm.name for arm in pool.arms]}; use the pool it was recorded with"
             )
+        if changed := repriced_models(recording.prices, pool.prices, pool.arms):
+            raise RecordingError(
+                f"{recording.name}: the pool's prices of {', '.join(changed)} are not those that it has been grown "
+                "with; give the pool the former ones, or begin another recording (what a store knows costs nothing)"
+            )
         self.workflow, self.pool, self.recording = workflow, pool, recording
         names = [arm.name for arm in pool.arms]
         for name, count in (samples or {}).items():
@@ -91,11 +100,12 @@ class Expander:
                 )
         self.samples = [(samples or {}).get(name, 1) for name in names]
         self.failures: dict[tuple[int, int], Failure] = {}
-        self._on_result = on_result
+        self.overcharged: dict[tuple[int, int], Failure] = {}
         self._states: list[Any] = []
         self._node_of: dict[tuple[int, int, str], int] = {}
         self._answers: dict[tuple[str, str, int], Response] = {}
         self._failed: dict[tuple[str, str, int], Failure] | None = None  # of the pass under way
+        self._charged = {} if charged is None else self._worst_charges(charged)
         self._read_nodes()
 
     def expand(self, nodes: npt.ArrayLike, actions: npt.ArrayLike) -> None:
@@ -163,6 +173,31 @@ class Expander:
         records = edge_records(self.recording, actions, responses, self.workflow.response_signals)
         records["next"] = self._intern(after)
         graph.append_edges(nodes, actions, records)
+        if self._charged:
+            self._note_overcharges(nodes, actions, responses, records["cost_usd"])
+
+    def _note_overcharges(
+        self,
+        nodes: npt.NDArray[Any],
+        actions: npt.NDArray[Any],
+        responses: Sequence[Response | None],
+        cost_usd: npt.NDArray[np.float64],
+    ) -> None:
+        """Take what was charged beyond the expected worst case as the worst case, and into `overcharged`."""
+        graph = self.recording.graph
+        expected = graph.node_reserve[nodes, actions]
+        for row in np.flatnonzero(cost_usd > expected).tolist():
+            response = responses[row]
+            assert response is not None  # a control costs nothing
+            arm = self.pool.arms[actions[row]].name
+            problem = (
+                f"arm {arm}: a call was charged {cost_usd[row]:.6g} USD, and at most {expected[row]:.6g} USD were "
+                "expected from the recording; record it anew"
+            )
+            charges = [(arm, response.lost_tokens), (response.served_by or arm, response.tokens)]
+            attempts = tuple(Attempt(name, "BudgetError", problem, tokens) for name, tokens in charges)
+            self.overcharged[int(nodes[row]), int(actions[row])] = Failure(BudgetError(problem), attempts)
+        graph.raise_reserves(nodes, actions, cost_usd)
 
     def _answer(self, requests: Sequence[Request], samples: npt.NDArray[Any]) -> list[Response | Failure]:
         keys = [(r.arm.name, r.prompt, int(k)) for r, k in zip(requests, samples, strict=True)]
@@ -170,17 +205,12 @@ class Expander:
         fresh = {k: r for k, r in zip(keys, requests, strict=True) if k not in self._answers and k not in failed}
         calls = [Request(r.arm, r.prompt, _seed(*key)) for key, r in fresh.items()]
         if calls:
-            for key, result in zip(fresh, self._generate(calls), strict=True):
+            for key, result in zip(fresh, self.pool.backend.generate(calls), strict=True):
                 if isinstance(result, Failure):
                     failed[key] = result
                 else:
                     self._answers[key] = result
         return [failed[key] if key in failed else self._answers[key] for key in keys]
-
-    def _generate(self, calls: Sequence[Request]) -> list[Response | Failure]:
-        if (report := self._on_result) is None:
-            return self.pool.backend.generate(calls)
-        return self.pool.backend.generate(calls, lambda _, result: report(result))
 
     def _intern(self, states: Sequence[Any]) -> npt.NDArray[np.int32]:
         """The node ids of the situations, adding those that are new."""
@@ -213,9 +243,33 @@ class Expander:
         for column, arm in enumerate(arms):
             requests = self.workflow.requests(live, [arm] * len(live))
             prompt = np.array(self.pool.backend.count_prompt_tokens(requests), dtype=np.float64)
-            reserve[status == OPEN, column] = worst_case_usd(self.pool.prices, arm, prompt, arms)
+            worst = worst_case_usd(self.pool.prices, arm, prompt, arms)
+            reserve[status == OPEN, column] = [
+                self._charged.get((arm.name, request.prompt), bound)
+                for request, bound in zip(requests, worst.tolist(), strict=True)
+            ]
         reserve[status != OPEN] = np.nan
         return reserve
+
+    def _worst_charges(self, recording: Recording) -> dict[tuple[str, str], float]:
+        """Worst case in USD, at the pool's prices, of what a recording was charged for, by arm and prompt."""
+        graph, arms = recording.graph, self.pool.arms
+        node, action = graph.edge_sources()
+        calls = np.flatnonzero(action < graph.n_arms)
+        _, worst = edge_costs(self.pool.prices, arms, action[calls], graph.edges[calls])
+        nodes, place = np.unique(node[calls], return_inverse=True)
+        states = self.workflow.decode(
+            recording.tasks,
+            graph.node_task[nodes].tolist(),
+            graph.node_step[nodes].tolist(),
+            recording.texts.take(nodes),
+        )
+        requests = self.workflow.requests([states[row] for row in place], [arms[row] for row in action[calls]])
+        found: dict[tuple[str, str], float] = {}
+        for request, usd in zip(requests, worst.tolist(), strict=True):
+            key = (request.arm.name, request.prompt)
+            found[key] = max(usd, found.get(key, 0.0))
+        return found
 
     def _read_nodes(self) -> None:
         """Take up the nodes that the recording has, or make the start nodes of an empty one."""

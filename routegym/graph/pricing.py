@@ -18,7 +18,7 @@ from routegym.pool.prices import attempt_usd
 if TYPE_CHECKING:
     from routegym.graph.recording import Recording
 
-__all__ = ["edge_costs", "edge_records", "failure_cost_usd", "worst_case_usd"]
+__all__ = ["edge_costs", "edge_records", "failure_cost_usd", "repriced_models", "worst_case_usd"]
 
 _LOST = [TOKEN_KINDS.index("prompt"), TOKEN_KINDS.index("completion")]
 
@@ -116,6 +116,16 @@ def failure_cost_usd(prices: PriceTable, arms: Sequence[Arm], failure: Failure) 
     """What the attempts of a failed call are charged, in USD."""
     asked = [(_named(arms, attempt.arm), attempt) for attempt in failure.attempts]
     return sum(attempt_usd(prices.price_of(arm), arm, attempt) for arm, attempt in asked)
+
+
+def repriced_models(former: PriceTable, now: PriceTable, arms: Sequence[Arm]) -> tuple[str, ...]:
+    """Models of these arms that have another price in one table than in the other, in order.
+
+    Raises:
+        PriceError: an arm has no price in one of them.
+    """
+    changed = [arm.model for arm in arms if former.price_of(arm) != now.price_of(arm)]
+    return tuple(dict.fromkeys(changed))
 
 
 def _lost(tokens: Tokens) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from routegym.errors import CallError, PoolError, SpendCapError
+from routegym.errors import BudgetError, CallError, PoolError
 from routegym.pool.arms import Arm
 
 __all__ = [
@@ -91,8 +91,8 @@ class Attempt:
 class Failure:
     """A call that brought no answer: an infrastructure failure, never a wrong answer."""
 
-    error: CallError | SpendCapError
-    """The last attempt's error, or that the spend cap does not admit the call."""
+    error: CallError | BudgetError
+    """The last attempt's error, that the spend cap does not admit the call, or that it cost more than was reserved."""
     attempts: tuple[Attempt, ...] = ()
     """Every attempt that was made, in order; none where nothing was sent."""
 

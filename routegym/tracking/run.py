@@ -35,6 +35,10 @@ class RunConfig(BaseModel):
     """Of the recording; evaluating on another one is refused. Empty while a live training has not written it yet."""
     pool: str | None = None
     """Pool file that the recording was grown from while learning; None where it was there before."""
+    tasks: str | None = None
+    """Where the tasks of such a recording come from, as it was given."""
+    tasks_sha256: str | None = None
+    """Of what they ask and how it is judged, and of their splits."""
     algo: str
     hyperparameters: dict[str, Any]
     seeds: Annotated[list[int], Field(min_length=1)]
@@ -54,10 +58,14 @@ class Run:
 
     Args:
         path: the folder; it need not exist.
+
+    Attributes:
+        ours: whether `start` has begun this run or gone on with it.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self.ours = False
 
     @property
     def started(self) -> bool:
@@ -72,19 +80,23 @@ class Run:
         """
         if self.started:
             former = self.config
-            grows = {"content_hash"} if config.pool else set()
+            # Tasks that are the same may have moved.
+            grows = {"content_hash", "tasks"} if config.pool else set()
             ours, theirs = (c.model_dump(exclude={"versions", "machine"} | grows) for c in (config, former))
             differ = [name for name in ours if ours[name] != theirs[name]]
             if differ:
+                tasks = f" (its tasks were {former.tasks}, as they were then)" if "tasks_sha256" in differ else ""
                 raise RunError(
-                    f"{self.path}: holds a run with another {', '.join(differ)}; name another folder with --out, "
-                    "or delete that one"
+                    f"{self.path}: holds a run with another {', '.join(differ)}{tasks}; name another folder with "
+                    "--out, or delete that one"
                 )
+            self.ours = True
             return
         if self.path.exists() and any(self.path.iterdir()):
             raise RunError(f"{self.path}: exists and is not a run folder; name another with --out")
         self.path.mkdir(parents=True, exist_ok=True)
         self._write(config)
+        self.ours = True
 
     def recorded(self, content_hash: str) -> None:
         """Note the content hash of the recording that a live training has grown."""
