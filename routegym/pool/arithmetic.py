@@ -121,7 +121,7 @@ class ArithmeticEngine:
             except Exception as error:
                 reason = " ".join(str(error).split())
                 raise PoolError(
-                    f"{folder}: model {name!r} cannot be loaded ({reason}); expected config.json and "
+                    f"{folder}: the model cannot be loaded ({reason}); expected config.json and "
                     "model.safetensors of a GPT-2 model, reinstall routegym or train it again"
                 ) from error
             torch.nn.Module.to(model, device=self._device, dtype=torch.float64)

@@ -132,7 +132,7 @@ class TransformersEngine:
             if call.model not in self._folders:
                 known = ", ".join(sorted(self._folders)) or "no models"
                 raise PoolError(f"unknown model {call.model!r} (arm {call.arm.name}); this engine has {known}")
-            self._models[call.model] = _load(call.model, self._folders[call.model], self._device)
+            self._models[call.model] = _load(self._folders[call.model], self._device)
         return self._models[call.model]
 
     def _prompt_ids(self, call: Call) -> list[int]:
@@ -232,7 +232,7 @@ class _Model:
     context_tokens: int | None
 
 
-def _load(name: str, folder: Path, device: torch.device) -> _Model:
+def _load(folder: Path, device: torch.device) -> _Model:
     """A model and its tokenizer from a folder, without the network and without running the folder's code."""
     try:
         if not folder.is_dir():
@@ -254,7 +254,7 @@ def _load(name: str, folder: Path, device: torch.device) -> _Model:
     except Exception as error:
         reason = " ".join(str(error).split())
         raise PoolError(
-            f"{folder}: model {name!r} cannot be loaded ({reason}); expected config.json, a tokenizer and safetensors "
+            f"{folder}: the model cannot be loaded ({reason}); expected config.json, a tokenizer and safetensors "
             "of a causal language model, as written by save_pretrained"
         ) from error
     ends = {tokenizer.eos_token_id}

@@ -207,5 +207,5 @@ def test_damaged_weights_are_refused(folder: Path, tmp_path: Path, damage: str) 
         (tmp_path / "model.safetensors").write_bytes(content[: len(content) // 2])
     if damage != "no config":
         (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
-    with pytest.raises(PoolError, match=r"model 'tiny' cannot be loaded .*train it again"):
+    with pytest.raises(PoolError, match=r"the model cannot be loaded .*train it again"):
         answers(make(tmp_path), [call("direct", "1+1")])

@@ -225,7 +225,7 @@ def test_missing_weights_are_found_at_the_first_call(tmp_path: Path, embedded: P
     path = tmp_path / "pool.yaml"
     path.write_text(embedded.path.read_text())
     pool = load_pool(path)
-    with pytest.raises(PoolError, match="model 'nano' cannot be loaded"):
+    with pytest.raises(PoolError, match="nano: the model cannot be loaded"):
         pool.backend.generate([Request(pool.arms[0], "1+1")])
 
 
