@@ -617,7 +617,9 @@ class Logistic(_SuccessPrediction):
                 bias[action] = 20.0 if won[used].any() else -20.0
                 continue
             model = LogisticRegression(C=self.inverse_penalty, max_iter=1000)
-            model.fit(twice[used], won[used], share[used])
+            # OpenBLAS may raise the flag of an invalid operation on finite numbers (numpy's issue 24067).
+            with np.errstate(invalid="ignore"):
+                model.fit(twice[used], won[used], share[used])
             weight[:, action], bias[action] = model.coef_[0], model.intercept_[0]
         return _Logits(weight, bias, _Costs.fit(examples))
 
