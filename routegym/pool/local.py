@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from routegym.errors import CallError, CallRefusedError, PoolError, PromptTooLongError
 from routegym.pool.backend import NO_TOKENS, Attempt, Call, Failure, Tokens
 
-__all__ = ["failed", "one_line", "prompt_ids", "sample_seed", "worst_case"]
+__all__ = ["failed", "one_line", "prompt_counts", "prompt_ids", "sample_seed", "worst_case"]
+
+
+def prompt_counts(calls: Sequence[Call], ids_of: Callable[[Call], list[int]]) -> list[int]:
+    """Prompt tokens of each call, one prompt for every sample; 0 where `ids_of` refuses it with a `CallError`."""
+    counts = []
+    for call in calls:
+        try:
+            counts.append(call.n * len(ids_of(call)))
+        except CallError:
+            counts.append(0)
+    return counts
 
 
 def prompt_ids(tokenizer: Any, call: Call, context_tokens: int | None = None, template: str | None = None) -> list[int]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from routegym.errors import CallError, CallRefusedError, MissingExtraError, PoolError, ServerFailedError
 from routegym.pool.backend import Call, Completion, Failure, OnCompletion, unsent
-from routegym.pool.local import failed, prompt_ids, sample_seed, worst_case
+from routegym.pool.local import failed, prompt_counts, prompt_ids, sample_seed, worst_case
 
 try:
     import torch
@@ -106,13 +106,7 @@ class TransformersEngine:
     def count_prompt_tokens(self, calls: Sequence[Call]) -> list[int]:
         """Prompt tokens of each call, exact: every sample reads the whole prompt. 0 where the call is refused."""
         with self._lock:
-            counts = []
-            for call in calls:
-                try:
-                    counts.append(call.n * len(self._prompt_ids(call)))
-                except CallError:
-                    counts.append(0)
-            return counts
+            return prompt_counts(calls, self._prompt_ids)
 
     def close(self) -> None:
         """Free the models."""

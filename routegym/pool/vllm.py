@@ -17,7 +17,7 @@ from typing import Any
 
 from routegym.errors import CallError, CallRefusedError, MissingExtraError, PoolError, ServerFailedError
 from routegym.pool.backend import Call, Completion, Failure, OnCompletion, unsent
-from routegym.pool.local import failed, one_line, prompt_ids, sample_seed, worst_case
+from routegym.pool.local import failed, one_line, prompt_counts, prompt_ids, sample_seed, worst_case
 
 __all__ = ["VLLMEngine"]
 
@@ -136,13 +136,7 @@ class VLLMEngine:
     def count_prompt_tokens(self, calls: Sequence[Call]) -> list[int]:
         """Prompt tokens of each call, cached ones included: every sample reads the prompt. 0 where it is refused."""
         with self._lock:
-            counts = []
-            for call in calls:
-                try:
-                    counts.append(call.n * len(self._prompt_ids(call)))
-                except CallError:
-                    counts.append(0)
-            return counts
+            return prompt_counts(calls, self._prompt_ids)
 
     def close(self) -> None:
         """Stop vLLM and free its memory."""
