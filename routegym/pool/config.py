@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from routegym.pool.protocol import COSTLY_FIELDS, OWN_FIELDS
 from routegym.pool.strict_yaml import one_line
 
 __all__ = [
@@ -43,14 +44,8 @@ __all__ = [
 #: Version of the pool file's layout.
 POOL_SCHEMA = 2
 
-#: Fields of a request that routegym fills in itself.
-_OWN_FIELDS = (
-    *("model", "messages", "prompt", "max_tokens", "max_completion_tokens", "n", "best_of", "stream", "stream_options"),
-)
-#: The same, but null leaves them out: not every server takes them.
+#: Fields that routegym fills in as well, but null leaves them out: not every server takes them.
 _OWN_OR_NONE = ("temperature", "seed", "stop", "reasoning_effort", "logprobs")
-#: Fields that change what a call costs, beyond what a price per token says.
-_COSTLY_FIELDS = ("audio", "echo", "modalities", "service_tier", "use_beam_search", "web_search_options")
 #: Names of fields that would hold a secret.
 SECRET = re.compile(
     r"api[-_]?key|authorization|^auth$|password|secret|credential|bearer|(^|access|auth|hf|id|session)[-_]?token$"
@@ -260,9 +255,9 @@ class TierEntry(Entry):
     @classmethod
     def _may_be_sent(cls, value: dict[str, Any]) -> dict[str, Any]:
         for key, part in value.items():
-            if key in _COSTLY_FIELDS:
+            if key in COSTLY_FIELDS:
                 raise ValueError(f"{key} would change what a call costs beyond its price per token; leave it out")
-            if key in _OWN_FIELDS or (key in _OWN_OR_NONE and part is not None):
+            if key in OWN_FIELDS or (key in _OWN_OR_NONE and part is not None):
                 raise ValueError(f"{key} is filled in by routegym; use the tier's own fields, or leave it out")
         return value
 

@@ -14,6 +14,8 @@ from routegym.errors import CallRefusedError, MalformedResponseError, MissingUsa
 from routegym.pool.backend import Call, Tokens
 
 __all__ = [
+    "COSTLY_FIELDS",
+    "OWN_FIELDS",
     "Answer",
     "error_text",
     "most_prompt_tokens",
@@ -24,13 +26,15 @@ __all__ = [
     "tokenize_body",
 ]
 
-#: Fields that decide what a call may cost and how its answer is read; options cannot replace them.
-FIXED_FIELDS = frozenset(
+#: Fields of a request that routegym fills in itself: what a call may cost and how its answer is read hang on them.
+OWN_FIELDS = frozenset(
     [
-        *("model", "messages", "prompt", "n", "best_of", "max_tokens", "max_completion_tokens", "stream"),
-        *("stream_options", "use_beam_search", "echo", "service_tier", "modalities", "audio", "web_search_options"),
+        *("model", "messages", "prompt", "max_tokens", "max_completion_tokens", "n", "best_of", "stream"),
+        "stream_options",
     ]
 )
+#: Fields that change what a call costs, beyond what a price per token says.
+COSTLY_FIELDS = frozenset(["audio", "echo", "modalities", "service_tier", "use_beam_search", "web_search_options"])
 
 #: Options that change how a prompt is written.
 TEMPLATE_OPTIONS = frozenset(
@@ -76,7 +80,7 @@ def request_body(call: Call) -> bytes:
     Raises:
         CallRefusedError: the text is no valid Unicode, or an option would change what the call may cost.
     """
-    if fixed := FIXED_FIELDS.intersection(call.options):
+    if fixed := (OWN_FIELDS | COSTLY_FIELDS).intersection(call.options):
         raise CallRefusedError(
             f"arm {call.arm.name}: options must not hold {', '.join(sorted(fixed))}; "
             "set the tier's own fields (max_tokens, samples, template) in the pool file"
