@@ -14,7 +14,7 @@ from routegym.core.vector_env import RoutingVectorEnv
 from routegym.errors import BudgetError, MissingEdgeError, RecordingError
 from routegym.evaluation.report import Table
 from routegym.evaluation.statistics import Interval, mean_interval
-from routegym.graph.growth import Expander
+from routegym.graph.growth import Expander, start_recording
 from routegym.graph.pricing import repriced_models
 from routegym.graph.recording import Recording
 
@@ -23,10 +23,9 @@ if TYPE_CHECKING:
     from routegym.graph.growth import PoolLike
     from routegym.graph.workflow import Workflow
     from routegym.policies.policy import Policy
-    from routegym.pool.arms import PriceTable
     from routegym.pool.backend import Failure
 
-__all__ = ["Drift", "drift_table", "live_copy", "measure_drift"]
+__all__ = ["Drift", "drift_table", "measure_drift"]
 
 _MEASURES = {"score": "score", "cost_usd": "cost (USD)", "latency_s": "latency (s)"}
 
@@ -105,22 +104,6 @@ class Drift:
         return found
 
 
-def live_copy(recording: Recording, prices: PriceTable) -> Recording:
-    """An empty recording of the same tasks, arms and scales, to be grown by the live pool at its prices."""
-    fresh = Recording.empty(
-        name=recording.name,
-        kind=recording.kind,
-        arms=recording.arms,
-        controls=recording.controls,
-        prices=prices,
-        tasks=recording.tasks,
-        node_signal_names=recording.node_signal_names,
-        edge_signal_names=recording.edge_signal_names,
-    )
-    fresh.cost_scale_usd, fresh.budget_range_usd = recording.cost_scale_usd, recording.budget_range_usd
-    return fresh
-
-
 def measure_drift(
     policy: Policy,
     recording: Recording,
@@ -154,7 +137,8 @@ def measure_drift(
             f"{recording.name}: its arms {[arm.name for arm in recording.arms]} are not the pool's "
             f"{[arm.name for arm in pool.arms]}; use the pool file that it was recorded with"
         )
-    fresh = live_copy(recording, pool.prices)
+    fresh = start_recording(recording.name, workflow, pool, recording.tasks)
+    fresh.cost_scale_usd, fresh.budget_range_usd = recording.cost_scale_usd, recording.budget_range_usd
     expander = Expander(workflow, pool, fresh, charged=recording)
     tasks = recording.split(split)
     budgets, lambdas = (np.repeat(column, len(tasks)) for column in grid.points)
