@@ -132,7 +132,7 @@ def always_arm(graph: TransitionGraph, arm: int) -> tuple[npt.NDArray[np.float64
     Unlike `evaluate_choices` it takes an incomplete graph.
 
     Returns:
-        score and cost_usd, float64 (n_tasks,); NaN where a call that may be needed was not recorded.
+        score and cost_usd, float64 (n_tasks,); NaN where a call that may be needed was not recorded, or is not legal.
     """
     source, action = graph.edge_sources()
     score = graph.node_score.astype(np.float64)
@@ -145,7 +145,8 @@ def always_arm(graph: TransitionGraph, arm: int) -> tuple[npt.NDArray[np.float64
         records = graph.edges[edges]
         score[nodes] = np.bincount(place, score[records["next"]]) / count
         cost[nodes] = np.bincount(place, records["cost_usd"] + cost[records["next"]]) / count
-    return score[graph.task_start], cost[graph.task_start]
+    barred = np.isnan(graph.node_reserve[graph.task_start, arm])
+    return np.where(barred, np.nan, score[graph.task_start]), np.where(barred, np.nan, cost[graph.task_start])
 
 
 def _arm_summary(

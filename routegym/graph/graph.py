@@ -16,7 +16,17 @@ __all__ = ["OPEN", "TERMINATED", "TRUNCATED", "TransitionGraph", "edge_dtype", "
 #: Values of `TransitionGraph.node_status`.
 OPEN, TERMINATED, TRUNCATED = 0, 1, 2
 
-_NODE = np.dtype([("floor_usd", "f8"), ("score", "f4"), ("task", "i4"), ("step", "i2"), ("status", "u1")], align=True)
+_NODE = np.dtype(
+    [
+        ("floor_usd", "f8"),
+        ("score", "f4"),
+        ("task", "i4"),
+        ("step", "i2"),
+        ("running", "i2"),
+        ("status", "u1"),
+    ],
+    align=True,
+)
 
 Array = npt.NDArray[Any]
 
@@ -33,6 +43,7 @@ def edge_dtype(signal_width: int) -> np.dtype[np.void]:
             ("flops", "f8"),
             ("tokens", "i4", (4,)),
             ("lost", "i4", (2,)),  # prompt and completion tokens charged for attempts that failed
+            ("charge_usd", "f8"),  # dollars that were charged as such: a stated bill, a fee per call
             ("gpu_s", "f4"),
             ("fallback", "i2"),  # 0, or 1 + the arm that answered in place of the one that was asked
             ("retries", "u2"),  # attempts that failed before the answer came
@@ -82,7 +93,7 @@ class TransitionGraph:
     # -- views -------------------------------------------------------------------------------
     @property
     def nodes(self) -> Array:
-        """Records (n_nodes,) with fields floor_usd, score, task, step, status."""
+        """Records (n_nodes,) with fields floor_usd, score, task, step, running, status."""
         return self._nodes[: self.n_nodes]
 
     @property
@@ -92,8 +103,13 @@ class TransitionGraph:
 
     @property
     def node_step(self) -> Array:
-        """int16 (n_nodes,): calls made so far; every edge leads to a larger step."""
+        """int16 (n_nodes,): how far along the episode is, usually the calls made; every edge leads to a larger step."""
         return self.nodes["step"]
+
+    @property
+    def node_running(self) -> Array:
+        """int16 (n_nodes,): the arm whose attempt goes on in a situation, -1 where none is under way."""
+        return self.nodes["running"]
 
     @property
     def node_status(self) -> Array:
@@ -149,6 +165,7 @@ class TransitionGraph:
         score: npt.ArrayLike,
         signals: npt.ArrayLike,
         reserve_usd: npt.ArrayLike,
+        running: npt.ArrayLike = -1,
     ) -> npt.NDArray[np.int32]:
         """Add situations and return their node ids, int32 (n,)."""
         status = np.asarray(status, dtype=np.uint8)
@@ -158,6 +175,7 @@ class TransitionGraph:
             setattr(self, name, with_room(getattr(self, name), high))
         rows = self._nodes[low:high]
         rows["task"], rows["step"], rows["status"], rows["score"] = task, step, status, score
+        rows["running"] = running
         rows["floor_usd"] = _floor(reserve)
         self._signals[low:high] = signals
         self._reserve[low:high] = reserve

@@ -64,7 +64,7 @@ class Expander:
             that they are to an episode that cannot pay for them. From then on their worst case is what they cost.
 
     Raises:
-        RecordingError: the recording belongs to another workflow or another pool, or has other prices.
+        RecordingError: the recording is closed, belongs to another workflow or another pool, or has other prices.
         ConfigError: `samples` names an arm that is not there, or a number that is not 1 to 255.
     """
 
@@ -90,6 +90,10 @@ class Expander:
             raise RecordingError(
                 f"{recording.name}: the pool's prices of {', '.join(changed)} are not those that it has been grown "
                 "with; give the pool the former ones, or begin another recording (what a store knows costs nothing)"
+            )
+        if recording.closed:
+            raise RecordingError(
+                f"{recording.name}: a closed recording cannot be grown: what is not in it was never legal there"
             )
         self.workflow, self.pool, self.recording = workflow, pool, recording
         names = [arm.name for arm in pool.arms]
@@ -230,6 +234,7 @@ class Expander:
                 score=score,
                 signals=self.workflow.signals(added),
                 reserve_usd=self._reserve(added, status),
+                running=[getattr(s, "running", -1) for s in added],
             )
             self.recording.texts.extend(key[2] for key in fresh)
             self._states.extend(added)

@@ -26,9 +26,9 @@ __all__ = ["EDGE_CONTENT", "TASK_FIELDS", "differing", "merge_recordings", "shar
 TASK_FIELDS = ("ids", "prompts", "references", "splits", "graders", "kinds", "details")
 
 #: Fields of an edge that say what was recorded; the others measure the machine or follow from the prices.
-EDGE_CONTENT = ("next", "tokens", "lost", "fallback", "flops", "signals")
+EDGE_CONTENT = ("next", "tokens", "lost", "charge_usd", "fallback", "flops", "signals")
 
-_NODE_CONTENT = ("status", "score")
+_NODE_CONTENT = ("status", "score", "running")
 _NAMED = 3  # conflicts that a message spells out
 _SHOWN = 60  # characters of a situation in a message
 
@@ -92,15 +92,17 @@ def merge_recordings(
         tasks=tasks,
         node_signal_names=first.node_signal_names,
         edge_signal_names=first.edge_signal_names,
+        closed=first.closed,
     )
     graph = merged.graph
     _compare_nodes(recordings, number, of, node, conflicts)
     rows = {field: _gather([r.graph.nodes[field] for r in recordings], of, node) for field in (*_NODE_CONTENT, "step")}
+    unrecorded = np.nan if merged.closed else np.inf
     own_task = [task_number[i][r.graph.node_task] for i, r in enumerate(recordings)]
     graph.append_nodes(
         task=_gather(own_task, of, node),
         signals=_gather([r.graph.node_signals for r in recordings], of, node),
-        reserve_usd=np.where((rows["status"] == OPEN)[:, None], np.inf, np.nan).repeat(graph.n_actions, axis=1),
+        reserve_usd=np.where((rows["status"] == OPEN)[:, None], unrecorded, np.nan).repeat(graph.n_actions, axis=1),
         **rows,
     )
     graph.task_start[:] = start
@@ -178,6 +180,7 @@ def _check_alike(first: Recording, other: Recording) -> None:
         ("kind", first.kind, other.kind),
         ("arms", first.arms, other.arms),
         ("controls", first.controls, other.controls),
+        ("closed", first.closed, other.closed),
         ("prices", _prices(first), _prices(other)),
         ("node signals", first.node_signal_names, other.node_signal_names),
         ("edge signals", first.edge_signal_names, other.edge_signal_names),

@@ -40,10 +40,13 @@ def worst_case_usd(
         PoolError: the fallback is not among `arms`.
     """
     prompt, cached, completion, reasoning = prices.per_token([arm])[0]
-    if arm.max_completion_tokens is None:
-        return np.full(len(prompt_tokens), np.inf)
-    generated = arm.max_completion_tokens * max(completion, reasoning)
-    worst = np.asarray(prompt_tokens * max(prompt, cached) + generated, dtype=np.float64)
+    dearest = max(completion, reasoning)
+    generated = 0.0
+    if dearest > 0:
+        if arm.max_completion_tokens is None:
+            return np.full(len(prompt_tokens), np.inf)
+        generated = arm.max_completion_tokens * dearest
+    worst = np.asarray(prompt_tokens * max(prompt, cached) + (generated + arm.max_charge_usd), dtype=np.float64)
     gpu = prices.per_gpu_second([arm])[0]
     if gpu > 0:
         worst += np.inf if arm.max_gpu_s is None else arm.max_gpu_s * gpu
@@ -65,7 +68,8 @@ def edge_costs(
 
     Args:
         action: integers (n,); those >= len(arms) are control actions.
-        records: `edge_dtype` records (n,), of which ``tokens``, ``lost``, ``gpu_s`` and ``fallback`` are read.
+        records: `edge_dtype` records (n,), of which ``tokens``, ``lost``, ``gpu_s``, ``charge_usd`` and ``fallback``
+            are read.
 
     Returns:
         cost_usd and reserve_usd, float64 (n,); never cost > reserve.
@@ -79,6 +83,8 @@ def edge_costs(
         cost += np.einsum("nk,nk->n", records["lost"], per_token[row][:, _LOST])
     if records["gpu_s"].any():
         cost += records["gpu_s"] * np.append(prices.per_gpu_second(arms), 0.0)[served]
+    if records["charge_usd"].any():
+        cost += records["charge_usd"]
     reserve = np.zeros(len(cost))
     for index, arm in enumerate(arms):
         mine = row == index

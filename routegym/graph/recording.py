@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA_VERSION", "TABLES", "Recording", "Texts"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 #: The files of a recording beside ``meta.json``.
 TABLES = ("tasks.parquet", "nodes.parquet", "edges.parquet")
@@ -110,6 +110,9 @@ class Recording:
     are control actions."""
     content_hash: str = ""
     """sha256 of what was recorded (latency left out: it measures the machine); empty until saved."""
+    closed: bool = False
+    """Whether nothing can be added: an action that was not recorded in a situation is not legal there. Otherwise it is
+    legal and yet to be recorded."""
 
     @classmethod
     def empty(
@@ -124,6 +127,7 @@ class Recording:
         node_signal_names: Sequence[str],
         edge_signal_names: Sequence[str],
         provenance: dict[str, Any] | None = None,
+        closed: bool = False,
     ) -> Recording:
         """A recording without nodes, for an `Expander` or a builder to fill; then `fix_scales`."""
         graph = TransitionGraph(
@@ -145,6 +149,7 @@ class Recording:
             node_signal_names=tuple(node_signal_names),
             edge_signal_names=tuple(edge_signal_names),
             provenance=dict(provenance or {}),
+            closed=closed,
         )
 
     @property
@@ -265,6 +270,7 @@ class Recording:
             "schema_version": SCHEMA_VERSION,
             "name": self.name,
             "kind": self.kind,
+            "closed": self.closed,
             "arms": [asdict(arm) for arm in self.arms],
             "controls": list(self.controls),
             "prices": {

@@ -28,6 +28,7 @@ __all__ = ["RecordingMeta", "read_meta", "read_tables", "write_tables"]
 
 _ROWS = 1 << 18  # rows written at a time, a few tens of MB; this is the row group of the files
 _ROWS_READ = 1 << 15  # rows read at a time: what is held beside the graph while it loads
+_RUNNING = {"running": pa.int16()}  # a column where some situation has an attempt under way
 _NodeTable = {"task": pa.int32(), "step": pa.int16(), "status": pa.uint8(), "score": pa.float32()}
 _EdgeTable = {"node": pa.int32(), "action": pa.int16(), "next": pa.int32()} | dict.fromkeys(TOKEN_KINDS, pa.int32())
 _Measured = {"latency_s": pa.float32(), "flops": pa.float64()}
@@ -37,6 +38,7 @@ _MOST_EMBEDDED = 4096
 _Faults = {"lost_prompt": pa.int32(), "lost_completion": pa.int32(), "gpu_s": pa.float32()} | {
     "fallback": pa.int16(),
     "retries": pa.uint16(),
+    "charge_usd": pa.float64(),
 }
 _TaskDefaults = {"grader": "exact", "kind": "", "details": ""}
 _OptionalTaskTable = dict.fromkeys(_TaskDefaults, pa.string()) | {
@@ -48,8 +50,8 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-#: Version 1 has none of the columns that only some recordings need.
-_READABLE = (1, SCHEMA_VERSION)
+#: Versions 1 and 2 lack columns that only some recordings need.
+_READABLE = (1, 2, SCHEMA_VERSION)
 
 
 class _Strict(BaseModel):
@@ -64,6 +66,7 @@ class _Arm(_Strict):
     charged_attempts: Annotated[int, Field(ge=1, lt=256)] = 1
     fallback: str | None = None
     max_gpu_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    max_charge_usd: Amount = 0.0
 
 
 class _Price(_Strict):
@@ -93,6 +96,7 @@ class RecordingMeta(_Strict):
     schema_version: int
     name: str
     kind: str
+    closed: bool = False
     arms: Annotated[list[_Arm], Field(min_length=1)]
     controls: list[str]
     prices: _Prices
@@ -141,7 +145,7 @@ def read_meta(folder: Path) -> RecordingMeta:
     low, high = meta.budget_range_usd
     if low > high:
         raise RecordingError(f"{path}: field budget_range_usd: {low} > {high}; expected (lowest, highest)")
-    arms = [f"{arm.model}/{arm.tier}" for arm in meta.arms]
+    arms = [f"{arm.model}/{arm.tier}" if arm.tier else arm.model for arm in meta.arms]
     for index, arm in enumerate(meta.arms):
         if arm.fallback is not None and arm.fallback not in arms:
             raise RecordingError(
@@ -193,12 +197,13 @@ def write_tables(recording: Recording, folder: Path) -> str:
         digest,
     )
     texts = recording.texts.arrow().take(pa.array(by_name))
+    known = _NodeTable | (_RUNNING if (graph.node_running >= 0).any() else {})
     _write(
         folder / "nodes.parquet",
-        _NodeTable | {"text": pa.string()} | _signal_fields(recording.node_signal_names),
+        known | {"text": pa.string()} | _signal_fields(recording.node_signal_names),
         graph.n_nodes,
         lambda part: {
-            **{name: graph.nodes[name][by_name[part]] for name in _NodeTable},
+            **{name: graph.nodes[name][by_name[part]] for name in known},
             "text": texts.slice(part.start, part.stop - part.start).to_pylist(),
             **_signal_columns(recording.node_signal_names, graph.node_signals[by_name[part]]),
         },
@@ -319,7 +324,8 @@ def read_tables(folder: Path, meta: RecordingMeta) -> Recording:
     node_names, edge_names = tuple(meta.node_signal_names), tuple(meta.edge_signal_names)
     counts = meta.counts
     task_fields = _TaskTable | {"start": pa.int32()} | _optional(folder / "tasks.parquet", _OptionalTaskTable)
-    node_fields = _NodeTable | {"text": pa.string()} | _signal_fields(node_names)
+    running = _optional(folder / "nodes.parquet", _RUNNING)
+    node_fields = _NodeTable | running | {"text": pa.string()} | _signal_fields(node_names)
     faults = _optional(folder / "edges.parquet", _Faults)
     edge_fields = _EdgeTable | _Measured | faults | _signal_fields(edge_names)
     tables = (
@@ -363,6 +369,7 @@ def read_tables(folder: Path, meta: RecordingMeta) -> Recording:
         raise RecordingError(f"{folder / 'tasks.parquet'}: {error}") from error
 
     texts = []
+    unrecorded = np.nan if meta.closed else np.inf
     for _, batch in _batches(*tables[1]):
         status = batch["status"].to_numpy()
         graph.append_nodes(
@@ -371,7 +378,8 @@ def read_tables(folder: Path, meta: RecordingMeta) -> Recording:
             status=status,
             score=batch["score"].to_numpy(zero_copy_only=False),
             signals=_signal_matrix(batch, node_names),
-            reserve_usd=np.where((status == OPEN)[:, None], np.inf, np.nan).repeat(graph.n_actions, axis=1),
+            reserve_usd=np.where((status == OPEN)[:, None], unrecorded, np.nan).repeat(graph.n_actions, axis=1),
+            running=batch["running"].to_numpy() if running else -1,
         )
         texts.append(batch["text"].cast(pa.large_string()))
 
@@ -416,6 +424,7 @@ def read_tables(folder: Path, meta: RecordingMeta) -> Recording:
         cost_scale_usd=meta.cost_scale_usd,
         budget_range_usd=meta.budget_range_usd,
         content_hash=meta.content_hash,
+        closed=meta.closed,
     )
     validate_graph(recording, str(folder))
     return recording

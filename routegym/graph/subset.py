@@ -156,6 +156,7 @@ def _part(
         score=rows["score"],
         signals=graph.node_signals[nodes][:, columns],
         reserve_usd=np.where(legal, graph.node_reserve, np.nan)[nodes][:, actions],
+        running=np.append(place, -1)[rows["running"]],
     )
     part.task_start[:] = number[graph.task_start]
     records = graph.edges[edges]

@@ -58,6 +58,8 @@ def validate_graph(recording: Recording, where: str | None = None) -> None:
         raise RecordingError(
             f"{where}, nodes: {len(recording.texts)} texts for {graph.n_nodes} situations; give every one a text"
         )
+    running = nodes["running"]
+    refuse((running < -1) | (running >= graph.n_arms), "nodes", "running", running, f"-1 or an arm below {graph.n_arms}")
     signals = graph.node_signals
     for column, name in enumerate(recording.node_signal_names):
         value = signals[:, column]
@@ -92,7 +94,7 @@ def validate_graph(recording: Recording, where: str | None = None) -> None:
     lost, fallback = edges["lost"], edges["fallback"]
     refuse(np.any(lost < 0, axis=1), "edges", "lost tokens", lost, "no negative number of tokens")
     refuse((fallback < 0) | (fallback > graph.n_arms), "edges", "fallback", fallback, f"0 or 1 to {graph.n_arms}")
-    for name in ("cost_usd", "flops", "latency_s", "gpu_s"):
+    for name in ("cost_usd", "flops", "latency_s", "gpu_s", "charge_usd"):
         value = edges[name]
         refuse(~(np.isfinite(value) & (value >= 0)), "edges", name, value, "a finite number >= 0")
     limits = np.array([np.inf if a.max_completion_tokens is None else a.max_completion_tokens for a in recording.arms])
@@ -100,6 +102,8 @@ def validate_graph(recording: Recording, where: str | None = None) -> None:
     limits = np.append(limits, 0.0)[served]
     generated = tokens[:, 2] + tokens[:, 3]
     refuse(generated > limits, "edges", "completion + reasoning tokens", generated, "at most the arm's limit")
+    most = np.append([a.max_charge_usd for a in recording.arms], 0.0)[np.minimum(action, len(recording.arms))]
+    refuse(edges["charge_usd"] > most, "edges", "charge_usd", edges["charge_usd"], "at most the arm's max_charge_usd")
     value = edges["signals"]
     for column, name in enumerate(recording.edge_signal_names):
         seen = value[:, column]

@@ -56,8 +56,16 @@ def evaluate_choices(
 
 
 def always_arm_actions(graph: TransitionGraph, arm: int) -> npt.NDArray[np.int64]:
-    """The arm everywhere; where there is a control action, one call and then the first control."""
+    """The arm everywhere; where there is a control action, one call or one whole attempt and then the first control.
+
+    Where the arm is not legal, the one with the lowest worst case takes its place.
+    """
     action = np.full(graph.n_nodes, arm, dtype=np.int64)
     if graph.n_actions > graph.n_arms:
-        action[graph.node_step > 0] = graph.n_arms
+        action[(graph.node_step > 0) & (graph.node_running != arm)] = graph.n_arms
+    barred = np.flatnonzero(np.isnan(graph.node_reserve[:, arm]) & (action == arm) & (graph.node_status == OPEN))
+    if len(barred):
+        reserve = graph.node_reserve[barred, : graph.n_arms]
+        reserve = np.where(np.isnan(reserve), np.inf, reserve)
+        action[barred] = reserve.argmin(axis=1)
     return action

@@ -25,8 +25,10 @@ class Situation(Protocol):
 
     @property
     def step(self) -> int:
-        """Calls made so far."""
+        """How far along the episode is, usually the calls made so far; every call leads to a larger step."""
         ...
+
+    # A situation may have an attribute ``running``: index of the arm whose attempt goes on, -1 where none does.
 
 
 class Workflow(Protocol):

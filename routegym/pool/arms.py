@@ -24,7 +24,7 @@ class Arm:
     model: str
     """Name of the model; the key into the price table."""
     tier: str
-    """Name of the tier, for example ``direct``, ``written`` or ``vote5``."""
+    """Name of the tier, for example ``direct``, ``written`` or ``vote5``; empty where the model has but one."""
     parameters: int
     """Number of weights of the model (0 where it is not known)."""
     max_completion_tokens: int | None
@@ -35,10 +35,12 @@ class Arm:
     """Name of the arm that answers where this one fails; its worst case is reserved as well."""
     max_gpu_s: float | None = None
     """Most GPU-seconds that one call may take; None = not known (needed only where GPU time has a price)."""
+    max_charge_usd: float = 0.0
+    """Most USD that one call is charged as such, beside what its tokens and its GPU time cost."""
 
     def __post_init__(self) -> None:
-        if not self.model or not self.tier:
-            raise PoolError(f"arm {self.model!r}/{self.tier!r}: model and tier must not be empty; name both")
+        if not self.model:
+            raise PoolError(f"arm {self.model!r}/{self.tier!r}: model must not be empty; name it")
         if self.parameters < 0:
             raise PoolError(f"arm {self.name}: parameters = {self.parameters} is negative; give the number of weights")
         if self.max_completion_tokens is not None and self.max_completion_tokens <= 0:
@@ -53,10 +55,13 @@ class Arm:
         if self.max_gpu_s is not None and not (math.isfinite(self.max_gpu_s) and self.max_gpu_s > 0):
             raise PoolError(f"arm {self.name}: max_gpu_s = {self.max_gpu_s}; expected a number > 0, or None")
 
+        if not (math.isfinite(self.max_charge_usd) and self.max_charge_usd >= 0):
+            raise PoolError(f"arm {self.name}: max_charge_usd = {self.max_charge_usd}; expected a finite number >= 0")
+
     @property
     def name(self) -> str:
-        """``model/tier``, unique in a pool."""
-        return f"{self.model}/{self.tier}"
+        """``model/tier``, or the model where there is no tier; unique in a pool."""
+        return f"{self.model}/{self.tier}" if self.tier else self.model
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,7 @@ def test_truncated_missing_and_foreign_files(folder: Path, table: str) -> None:
 
 
 META: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
-    (lambda m: m.update(schema_version=3), r"schema_version = 3; this routegym reads versions \(1, 2\); rebuild"),
+    (lambda m: m.update(schema_version=4), r"schema_version = 4; this routegym reads versions \(1, 2, 3\); rebuild"),
     (lambda m: m.pop("schema_version"), r"schema_version = None"),
     (lambda m: m.update(format="minari"), r"field format: .*'minari'"),
     (lambda m: m.pop("prices"), r"field prices: Field required"),

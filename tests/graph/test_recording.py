@@ -361,7 +361,7 @@ def test_loading_takes_less_than_twice_the_memory(million: Path, recordings: dic
 
 def test_meta_says_where_it_comes_from(recordings: dict[str, Path]) -> None:
     meta = json.loads((recordings["cascade"] / "meta.json").read_text())
-    assert meta["schema_version"] == 2
+    assert meta["schema_version"] == 3
     assert len(meta["content_hash"]) == 64
     assert meta["prices"]["date"] == "2026-01-01"
     assert meta["counts"]["edges"] == load_recording(recordings["cascade"]).graph.n_edges
