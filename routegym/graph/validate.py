@@ -59,7 +59,9 @@ def validate_graph(recording: Recording, where: str | None = None) -> None:
             f"{where}, nodes: {len(recording.texts)} texts for {graph.n_nodes} situations; give every one a text"
         )
     running = nodes["running"]
-    refuse((running < -1) | (running >= graph.n_arms), "nodes", "running", running, f"-1 or an arm below {graph.n_arms}")
+    refuse(
+        (running < -1) | (running >= graph.n_arms), "nodes", "running", running, f"-1 or an arm below {graph.n_arms}"
+    )
     signals = graph.node_signals
     for column, name in enumerate(recording.node_signal_names):
         value = signals[:, column]

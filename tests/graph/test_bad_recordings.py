@@ -199,7 +199,7 @@ META: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda m: m["arms"][0].update(parameters=-1), r"field arms\.0\.parameters"),
     (lambda m: m["arms"][1].update(model="a0"), r"field arms and controls: \['a0/t'\] occur twice.*rename"),
     (lambda m: m.update(controls=["accept", "accept"]), r"field arms and controls: \['accept'\]"),
-    (lambda m: m["arms"][0].update(model=""), r"meta\.json: .*model and tier must not be empty"),
+    (lambda m: m["arms"][0].update(model=""), r"meta\.json: .*model must not be empty"),
     (lambda m: m["prices"]["usd_per_million_tokens"].pop("a0"), r"meta\.json: no price for model 'a0'.*add its price"),
     (lambda m: m["prices"]["usd_per_million_tokens"]["a0"].update(prompt=-1), r"field prices.*a0\.prompt"),
     (lambda m: m["prices"]["usd_per_million_tokens"]["a0"].update(prompt=NAN), r"field prices.*a0\.prompt"),
