@@ -8,6 +8,7 @@
     ├── TaskError          an unknown or malformed task
     ├── GraderError        a grader that could not judge an answer: never a score of 0
     ├── StoreError         a response store that is damaged, read-only, full or of another version
+    ├── ImportDataError    a file of other people's data that is not what it should be
     ├── RecordingError     a recording that is damaged, inconsistent or of another version
     │   └── MissingEdgeError   a situation was never recorded for the chosen arm
     ├── PoolError          a pool, arm or backend that cannot do what is asked
@@ -41,6 +42,7 @@ __all__ = [
     "ConfigError",
     "ConnectionFailedError",
     "GraderError",
+    "ImportDataError",
     "MalformedResponseError",
     "MissingEdgeError",
     "MissingExtraError",
@@ -90,6 +92,10 @@ class GraderError(RoutegymError, RuntimeError):
 
 class StoreError(RoutegymError, OSError):
     """A response store that is damaged, read-only, full or of another version."""
+
+
+class ImportDataError(RoutegymError, ValueError):
+    """A file of other people's data that is not what it should be."""
 
 
 class RecordingError(RoutegymError, ValueError):

@@ -1,0 +1,431 @@
+"""From imported data to a recording that can be routed on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from routegym.errors import ImportDataError
+from routegym.graph.imports.build import KINDS, AttemptTable, Kind, fill_graph, signal_names
+from routegym.graph.imports.data import RoutingData
+from routegym.graph.recording import Recording
+from routegym.pool.arms import Arm, Price, PriceTable
+from routegym.tasks.taskset import SPLITS, TaskSet, split_of
+
+__all__ = ["Imported", "Text", "to_recording"]
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Text = Literal["tfidf", "minilm", "hashing", "none"]
+
+_CALLS = 2  # in an episode of a cascade or of attempts, unless something else is asked for
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A recording of other people's data, and what became of their rows."""
+
+    recording: Recording
+    data: RoutingData
+    dropped: Mapping[str, int]
+    """Rows that were read and are not in the recording, by reason."""
+    moved: int
+    """Queries put into another split because the same prompt is held out there."""
+    masked: int
+    """(query, arm) pairs without a row: those arms are not legal for those queries."""
+
+
+def to_recording(
+    data: RoutingData,
+    kind: Kind = "single_call",
+    *,
+    arms: Sequence[str] = (),
+    missing: Literal["drop", "mask"] = "drop",
+    costs: Literal["stated", "tokens"] | None = None,
+    most_attempts: int = _CALLS,
+    text: Text = "tfidf",
+    dims: int = 64,
+    seed: int = 0,
+) -> Imported:
+    """A closed recording of the queries and arms of a data set.
+
+    Args:
+        data: what was read.
+        kind: ``single_call``; ``cascade``: call an arm, look, call another; ``attempts``: watch one turn by turn.
+        arms: which arms, in which order; all by default, the cheapest first.
+        missing: a query that some arm was not recorded for is left out (``drop``), or that arm is not legal there
+            (``mask``). Nothing is ever filled in.
+        costs: dollars as the source states them, or tokens at its prices; the former where there are any.
+        most_attempts: calls or attempts in one episode of a cascade or of attempts.
+        text: what a router sees of a prompt; see `routegym.tasks.embeddings.embed`.
+        dims: columns of that.
+        seed: of that, and of the split of queries that name none.
+
+    Raises:
+        ImportDataError: an option makes no sense for these data, or rows contradict each other; the message names them.
+        MissingExtraError: a package for the text features is not installed.
+    """
+    _check_options(data, kind, most_attempts)
+    rows = _Rows(data, arms, costs)
+    if kind == "attempts":
+        rows.need_turns()
+    rows.complete(missing)
+    names = rows.arms
+    tasks, moved = _tasks(rows, seed)
+    if text != "none":
+        tasks = tasks.with_embedding(text, dims, seed)
+    table = rows.attempts(kind)
+    prices, pool = _pool(rows, table)
+    recording = Recording.empty(
+        name=data.name,
+        kind=kind,
+        arms=pool,
+        controls=() if kind == "single_call" else ("stop",) if data.verdict else ("accept",),
+        prices=prices,
+        tasks=tasks,
+        node_signal_names=signal_names(kind, table, names),
+        edge_signal_names=(),
+        closed=True,
+        provenance={
+            "imported": {
+                "files": dict(data.files),
+                "notes": list(data.notes),
+                "costs": rows.costs,
+                "verdict": data.verdict,
+                "dropped": dict(rows.dropped),
+                "missing": missing,
+                "most_attempts": 1 if kind == "single_call" else most_attempts,
+            },
+            "complete": True,
+        },
+    )
+    fill_graph(recording, kind, table, 1 if kind == "single_call" else most_attempts)
+    recording.fix_scales()
+    return Imported(recording, data, dict(rows.dropped), moved, len(tasks) * len(names) - rows.pairs)
+
+
+class _Rows:
+    """Rows of a data set that are used, as arrays; every step that drops some says why in `dropped`."""
+
+    def __init__(self, data: RoutingData, arms: Sequence[str], costs: Literal["stated", "tokens"] | None) -> None:
+        self.data = data
+        self.dropped = {reason: count for reason, count in data.dropped.items() if count}
+        table = data.responses.combine_chunks()
+        self.ids = data.queries["query"].combine_chunks()
+        twice = _first_double(self.ids.dictionary_encode().indices.to_numpy(zero_copy_only=False))
+        if twice is not None:
+            raise ImportDataError(f"{data.name}, queries: {self.ids[twice].as_py()!r} occurs twice; drop one of them")
+        known = table["arm"].unique().to_pylist()
+        _check_arms(data, arms, known)
+        query = pc.index_in(table["query"], value_set=self.ids)
+        if arms:
+            table, query = self._keep(
+                table, query, pc.is_in(table["arm"], pa.array(list(arms))), "of arms not asked for"
+            )
+        table, query = self._keep(table, query, query.is_valid(), "whose query is not in the table of queries")
+        if not len(table):
+            raise ImportDataError(f"{data.name}: no row is left; {_reasons(self.dropped)}")
+        self.costs = costs or ("stated" if "cost_usd" in table.column_names else "tokens")
+        cost = self._cost(table)
+        table, query = self._keep(table, query, pa.array(~np.isnan(cost)), f"without {_NEEDED[self.costs]}")
+        if not len(table):
+            raise ImportDataError(f"{data.name}: no row has {_NEEDED[self.costs]}; name its column, or give prices")
+        cost = cost[~np.isnan(cost)]
+        present = [arm for arm in arms or known if pc.any(pc.equal(table["arm"], arm)).as_py()]
+        code = pc.index_in(table["arm"], value_set=pa.array(present)).to_numpy(zero_copy_only=False).astype(np.int64)
+        if not arms:
+            mean = np.bincount(code, cost) / np.bincount(code)
+            cheapest = sorted(range(len(present)), key=lambda arm: (mean[arm], present[arm]))
+            present = [present[arm] for arm in cheapest]
+            code = np.argsort(cheapest)[code]
+        self.arms: tuple[str, ...] = tuple(present)
+        self.query: Ints = query.to_numpy(zero_copy_only=False).astype(np.int64)
+        self.arm: Ints = code
+        self.trial = _numbers(table, "trial", 0).astype(np.int64)
+        self.score, self.cost = _numbers(table, "score"), cost
+        self.tokens = np.stack([_numbers(table, name, 0) for name in _TOKENS], axis=1).astype(np.int64)
+        self.latency = _numbers(table, "latency_s", 0)
+        self.turns: _Turns | None = None
+        order = np.lexsort((self.trial, self.arm, self.query))
+        self._take(order)
+        key = (self.query * len(self.arms) + self.arm) * (int(self.trial.max()) + 1) + self.trial
+        same = np.flatnonzero(key[1:] == key[:-1])
+        if len(same):
+            row = int(same[0])
+            raise ImportDataError(
+                f"{data.name}: {len(same)} row(s) repeat a (query, arm), the first for query "
+                f"{self.ids[int(self.query[row])].as_py()!r} and arm {self.arms[self.arm[row]]!r}; drop the doubles, "
+                "or number them in a column trial if they are repeated trials"
+            )
+
+    @property
+    def pairs(self) -> int:
+        """(query, arm) pairs that have a row."""
+        return len(np.unique(self.query * len(self.arms) + self.arm))
+
+    def need_turns(self) -> None:
+        """Drop attempts whose turns are not there."""
+        self.turns = _Turns(self)
+        kept = np.asarray(self.turns.count > 0)
+        if not kept.any():
+            raise ImportDataError(
+                f"{self.data.name}: no attempt has its turns; check query, arm and trial of the turns"
+            )
+        self._note("of attempts whose turns are missing", int((~kept).sum()))
+        self._take(np.flatnonzero(kept))
+
+    def complete(self, missing: str) -> None:
+        """Drop queries that some arm has no row for, unless they are asked for."""
+        have = np.zeros((len(self.ids), len(self.arms)), dtype=bool)
+        have[self.query, self.arm] = True
+        whole = np.asarray(have.all(axis=1) if missing == "drop" else have.any(axis=1))
+        if not whole.any():
+            counts = ", ".join(f"{arm} {n:,}" for arm, n in zip(self.arms, have.sum(axis=0).tolist(), strict=True))
+            raise ImportDataError(
+                f"{self.data.name}: no query was recorded with every arm ({counts} of {len(self.ids):,}); name fewer "
+                "arms, or mask what is missing"
+            )
+        kept = whole[self.query]
+        self._note("of queries that not every arm was recorded for", int((~kept).sum()))
+        self._take(np.flatnonzero(kept))
+
+    def attempts(self, kind: Kind) -> AttemptTable:
+        """The rows as attempts, their queries numbered anew."""
+        task = np.unique(self.query, return_inverse=True)[1].astype(np.int64)
+        n, several = len(task), bool(self.trial.any())
+        names = [
+            f"{self.arms[arm]}#{trial}" if several else self.arms[arm]
+            for arm, trial in zip(self.arm.tolist(), self.trial.tolist(), strict=True)
+        ]
+        stated = self.costs == "stated"
+        if kind != "attempts" or self.turns is None:
+            zero = np.zeros(n, dtype=np.int64)
+            charge = self.cost if stated else np.zeros(n)
+            return AttemptTable(
+                task, self.arm, self.score, names, np.arange(n), zero + 1, charge, self.tokens, self.latency,
+                zero, ("ended",), np.zeros(0), self.data.verdict,
+            )  # fmt: skip
+        turns, first = self.turns, np.concatenate([[0], np.cumsum(self.turns.count)[:-1]])
+        charge = turns.charges(self) if stated else np.zeros(int(turns.count.sum()))
+        return AttemptTable(
+            task, self.arm, self.score, names, first, turns.count, charge, turns.tokens[turns.row],
+            np.zeros(len(turns.row)), turns.feedback[turns.row], turns.feedback_names,
+            turns.reward[turns.row] if len(turns.reward) else turns.reward, self.data.verdict,
+        )  # fmt: skip
+
+    def _cost(self, table: pa.Table) -> Floats:
+        """USD of each row, NaN where it is not known."""
+        if self.costs == "stated":
+            return _numbers(table, "cost_usd")
+        price = np.array([self.data.prices.get(arm, (np.nan, np.nan)) for arm in table["arm"].unique().to_pylist()])
+        code = pc.index_in(table["arm"], value_set=table["arm"].unique()).to_numpy(zero_copy_only=False)
+        tokens = np.stack([_numbers(table, name) for name in _TOKENS], axis=1)
+        return np.asarray((tokens * price[code]).sum(axis=1) / 1e6)
+
+    def _keep(self, table: pa.Table, query: pa.Array, which: pa.Array, reason: str) -> tuple[pa.Table, pa.Array]:
+        lost = len(table) - int(pc.sum(which).as_py() or 0)
+        if not lost:
+            return table, query
+        self._note(reason, lost)
+        return table.filter(which), query.filter(which)
+
+    def _note(self, reason: str, count: int) -> None:
+        if count:
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+    def _take(self, rows: Ints) -> None:
+        for name in ("query", "arm", "trial", "score", "cost", "tokens", "latency"):
+            setattr(self, name, getattr(self, name)[rows])
+        if self.turns is not None:
+            self.turns.take(rows)
+
+
+_TOKENS = ("prompt_tokens", "completion_tokens")
+_NEEDED = {"stated": "a cost", "tokens": "tokens and a price of its arm"}
+
+
+class _Turns:
+    """The turns of the attempts of `_Rows`, in their order.
+
+    Attributes:
+        count: turns of each attempt, 0 where there are none.
+        row: rows of the table of turns, those of the attempts in order.
+    """
+
+    def __init__(self, rows: _Rows) -> None:
+        data = rows.data
+        if data.turns is None:
+            raise ImportDataError(
+                f"{data.name}: has no turns, so that attempts cannot be watched; give the per-turn table, or take "
+                "--kind cascade"
+            )
+        table = data.turns.combine_chunks()
+        query = _codes(table["query"], rows.ids)
+        arm = _codes(table["arm"], pa.array(rows.arms))
+        trial, turn = _numbers(table, "trial", 0).astype(np.int64), _numbers(table, "turn").astype(np.int64)
+        trials = int(max(trial.max(initial=0), rows.trial.max(initial=0))) + 1
+        mine = (rows.query * len(rows.arms) + rows.arm) * trials + rows.trial
+        theirs = np.where((query < 0) | (arm < 0), -1, (query * len(rows.arms) + arm) * trials + trial)
+        attempt = np.minimum(np.searchsorted(mine, theirs), len(mine) - 1)
+        known = np.flatnonzero(mine[attempt] == theirs)
+        order = known[np.lexsort((turn[known], attempt[known]))]
+        self.count = np.bincount(attempt[order], minlength=len(mine))
+        first = np.concatenate([[0], np.cumsum(self.count)[:-1]])
+        expected = np.arange(len(order)) - np.repeat(first, self.count)
+        wrong = np.flatnonzero(turn[order] != expected)
+        if len(wrong):
+            at = order[wrong[0]]
+            raise ImportDataError(
+                f"{data.name}, turns: query {table['query'][int(at)].as_py()!r}, arm "
+                f"{table['arm'][int(at)].as_py()!r}: turn {turn[at]} where {expected[wrong[0]]} was expected; the "
+                "turns of an attempt count from 0 without gaps or doubles"
+            )
+        self.row = order
+        self.tokens = np.stack([_numbers(table, name, 0) for name in _TOKENS], axis=1).astype(np.int64)
+        names = table["feedback"].unique().sort()
+        self.feedback_names: tuple[str, ...] = tuple(names.to_pylist())
+        self.feedback = _codes(table["feedback"], names)
+        shown = "reward" in table.column_names
+        # what an environment shows may leave [0, 1] for a moment (a penalty); what a router sees may not
+        self.reward = np.clip(_numbers(table, "reward", 0), 0.0, 1.0) if shown else np.zeros(0)
+        self.cost = _numbers(table, "cost_usd") if "cost_usd" in table.column_names else None
+
+    def take(self, attempts: Ints) -> None:
+        """Keep the turns of some attempts, in ascending order."""
+        first = np.concatenate([[0], np.cumsum(self.count)[:-1]])
+        count = self.count[attempts]
+        start = np.repeat(first[attempts] - np.concatenate([[0], np.cumsum(count)[:-1]]), count)
+        self.row = self.row[start + np.arange(int(count.sum()))]
+        self.count = count
+
+    def charges(self, rows: _Rows) -> Floats:
+        """USD of each turn: as stated, or the bill of the attempt shared out by what its tokens cost.
+
+        The sum over an attempt is its bill to the last digit that a float has.
+        """
+        owner = np.repeat(np.arange(len(self.count)), self.count)
+        if self.cost is not None:
+            weight = self.cost[self.row]
+            if np.isnan(weight).any():
+                raise ImportDataError(f"{rows.data.name}, turns: some cost_usd are missing; fill or drop the column")
+        else:
+            price = np.array([rows.data.prices.get(arm, (1.0, 1.0)) for arm in rows.arms])
+            weight = (self.tokens[self.row] * price[rows.arm[owner]]).sum(axis=1)
+        total = np.bincount(owner, weight)
+        even = total[owner] <= 0
+        weight = np.where(even, 1.0, weight)
+        total = np.bincount(owner, weight)
+        if self.cost is not None and not np.allclose(total, rows.cost, rtol=1e-3, atol=1e-9):
+            worst = int(np.argmax(np.abs(total - rows.cost)))
+            raise ImportDataError(
+                f"{rows.data.name}: the turns of query {rows.ids[int(rows.query[worst])].as_py()!r}, arm "
+                f"{rows.arms[rows.arm[worst]]!r} cost {total[worst]:.6g} USD and its row says {rows.cost[worst]:.6g}; "
+                "correct one of them, or leave the costs of turns out"
+            )
+        return np.asarray(weight * (rows.cost / total)[owner])
+
+
+def _tasks(rows: _Rows, seed: int) -> tuple[TaskSet, int]:
+    """The queries that are left, as tasks, and how many of them changed their split."""
+    table = rows.data.queries.combine_chunks().take(pa.array(np.unique(rows.query)))
+    ids, prompts = table["query"].to_pylist(), table["prompt"].to_pylist()
+    given = table["split"].to_pylist() if "split" in table.column_names else [None] * len(ids)
+    splits = [split or split_of(name, seed) for name, split in zip(ids, given, strict=True)]
+    unknown = next((name for name in splits if name not in SPLITS), None)
+    if unknown is not None:
+        row = splits.index(unknown)
+        raise ImportDataError(
+            f"{rows.data.name}, queries: split {unknown!r} of query {ids[row]!r}; expected one of {', '.join(SPLITS)}"
+        )
+    held: dict[str, int] = {}
+    for prompt, split in zip(prompts, splits, strict=True):
+        held[prompt] = max(SPLITS.index(split), held.get(prompt, 0))
+    kept = [SPLITS[held[prompt]] for prompt in prompts]
+    optional = {
+        field: tuple(value or "" for value in table[name].to_pylist()) if name in table.column_names else ()
+        for field, name in (("references", "reference"), ("kinds", "kind"))
+    }
+    tasks = TaskSet(
+        ids=tuple(ids),
+        prompts=tuple(prompts),
+        references=optional["references"] or ("",) * len(ids),
+        splits=tuple(kept),
+        kinds=optional["kinds"],
+    )
+    return tasks, sum(before != after for before, after in zip(splits, kept, strict=True))
+
+
+def _pool(rows: _Rows, table: AttemptTable) -> tuple[PriceTable, tuple[Arm, ...]]:
+    """The arms with what a call of theirs takes at most, and what their tokens cost."""
+    owner = np.repeat(table.arm, table.turns)
+    arms, prices = [], {}
+    for number, name in enumerate(rows.arms):
+        mine = owner == number
+        longest = int(table.tokens[mine, 1].max())
+        arms.append(
+            Arm(
+                model=name,
+                tier="",
+                parameters=0,
+                max_completion_tokens=longest or None,
+                max_charge_usd=float(table.charge_usd[mine].max()),
+            )
+        )
+        prompt, completion = (0.0, 0.0) if rows.costs == "stated" else rows.data.prices[name]
+        prices[name] = Price(prompt=prompt, cached=prompt, completion=completion, reasoning=completion)
+    note = (
+        "dollars as the source of the data states them, call by call; tokens are not charged beside them"
+        if rows.costs == "stated"
+        else "prices that came with the data"
+    )
+    return PriceTable(date="as in the source", note=note, prices=prices), tuple(arms)
+
+
+def _check_options(data: RoutingData, kind: str, most_attempts: int) -> None:
+    if kind not in KINDS:
+        raise ImportDataError(f"kind = {kind!r}; expected one of {', '.join(KINDS)}")
+    if kind != "single_call" and most_attempts < 2:
+        raise ImportDataError(f"most_attempts = {most_attempts}; expected at least 2: with one there is single_call")
+
+
+def _check_arms(data: RoutingData, arms: Sequence[str], known: Sequence[str]) -> None:
+    for arm in arms:
+        if arm not in known:
+            close = difflib.get_close_matches(arm, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known))[:400]}"
+            raise ImportDataError(f"{data.name}: no row of arm {arm!r}; {hint}")
+    if len(set(arms)) < len(arms):
+        raise ImportDataError(f"{data.name}: arms = {list(arms)}; name each only once")
+
+
+def _numbers(table: pa.Table, name: str, absent: float = np.nan) -> Floats:
+    """A column as float64, `absent` where there is no column or the cell is null."""
+    if name not in table.column_names:
+        return np.full(len(table), absent)
+    return np.asarray(pc.fill_null(table[name].cast(pa.float64()), absent).to_numpy())
+
+
+def _codes(values: pa.Array, of: pa.Array) -> Ints:
+    """Place of each value among others, -1 where it is not one of them."""
+    found = pc.fill_null(pc.index_in(values, value_set=of), -1)
+    return np.asarray(found.to_numpy(zero_copy_only=False)).astype(np.int64)
+
+
+def _first_double(codes: npt.NDArray[np.int64]) -> int | None:
+    _, first = np.unique(codes, return_index=True)
+    if len(first) == len(codes):
+        return None
+    left = np.ones(len(codes), dtype=bool)
+    left[first] = False
+    return int(np.argmax(left))
+
+
+def _reasons(dropped: Mapping[str, int]) -> str:
+    return "; ".join(f"{count:,} rows {reason}" for reason, count in dropped.items()) or "the source has none"

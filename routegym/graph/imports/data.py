@@ -1,0 +1,73 @@
+"""What somebody else recorded, in one form: the common ground of all importers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+__all__ = ["QUERIES", "RESPONSES", "TURNS", "RoutingData"]
+
+#: Columns of `RoutingData.responses`; those after ``score`` may be absent, or null where they are not known.
+RESPONSES = {
+    "query": pa.string(),
+    "arm": pa.string(),
+    "score": pa.float64(),
+    "cost_usd": pa.float64(),
+    "prompt_tokens": pa.int64(),
+    "completion_tokens": pa.int64(),
+    "latency_s": pa.float64(),
+    "trial": pa.int64(),
+}
+
+#: Columns of `RoutingData.queries`; those after ``prompt`` may be absent.
+QUERIES = {
+    "query": pa.string(),
+    "prompt": pa.string(),
+    "kind": pa.string(),
+    "reference": pa.string(),
+    "split": pa.string(),
+}
+
+#: Columns of `RoutingData.turns`; those after ``feedback`` may be absent, or null where they are not known.
+TURNS = {
+    "query": pa.string(),
+    "arm": pa.string(),
+    "turn": pa.int64(),
+    "feedback": pa.string(),
+    "prompt_tokens": pa.int64(),
+    "completion_tokens": pa.int64(),
+    "cost_usd": pa.float64(),
+    "reward": pa.float64(),
+    "trial": pa.int64(),
+}
+
+
+@dataclass(frozen=True)
+class RoutingData:
+    """Which arm got which query right at what cost, and perhaps how its attempt went turn by turn.
+
+    Nothing is filled in: a cell that a source does not have is null here.
+    """
+
+    name: str
+    """Of the data set."""
+    responses: pa.Table
+    """One row per (query, arm), or per (query, arm, trial): a subset of `RESPONSES`."""
+    queries: pa.Table
+    """One row per query: a subset of `QUERIES`."""
+    turns: pa.Table | None = None
+    """One row per turn of an attempt, turns counted from 0: a subset of `TURNS`."""
+    prices: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """USD per million prompt and completion tokens of each arm, where the source has a price list."""
+    verdict: bool = False
+    """Whether the environment itself told at run time if an attempt had succeeded (score 1)."""
+    stated: Mapping[str, float] = field(default_factory=dict)
+    """Accuracy of each arm over all its rows as the source itself states it, to check what was read."""
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """Rows of the source that were left out, by reason."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the results must know: estimated tokens, nominal prices, ..."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """sha256 of every file that was read, by its name."""

@@ -1,0 +1,423 @@
+"""Tables of other people, read strictly: a column is what it should be, or an error names file, line and field."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from routegym.errors import ImportDataError
+
+__all__ = ["COLUMNS", "Column", "file_sha256", "open_text", "read_json", "read_table"]
+
+_BLOCK = 1 << 24  # bytes of CSV read at a time, and so the longest row
+_ROWS = 1 << 16  # rows of JSON lines and Parquet read at a time
+_DELIMITERS = ",;\t|"
+_INVISIBLE = "\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+_PICKLE = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".npy", ".npz")
+_TRUTH = {"true": "1", "false": "0"}
+_LARGEST_USD = 10_000.0
+
+
+@dataclass(frozen=True)
+class Column:
+    """What the cells of a column must be."""
+
+    kind: Literal["name", "text", "number", "count"]
+    """``name``: a short text that is shown and compared, never empty; ``text``: any; ``number``: finite;
+    ``count``: a whole number >= 0."""
+    optional: bool = False
+    """Whether the column may be absent, and its cells empty (null)."""
+    high: float = math.inf
+    """Largest number."""
+    low: float = 0.0
+    """Smallest number."""
+    most: int = 1_000_000
+    """Longest text, in characters."""
+
+
+_NAME = Column("name", most=400)
+
+#: What is expected of every column that `routegym.graph.imports.data` knows.
+COLUMNS: dict[str, Column] = {
+    "query": _NAME,
+    "arm": _NAME,
+    "score": Column("number", high=1.0),
+    "cost_usd": Column("number", optional=True, high=_LARGEST_USD),
+    "prompt_tokens": Column("count", optional=True, high=2**31 - 1),
+    "completion_tokens": Column("count", optional=True, high=2**31 - 1),
+    "latency_s": Column("number", optional=True, high=1e7),
+    "trial": Column("count", optional=True, high=1e6),
+    "prompt": Column("text"),
+    "kind": Column("text", optional=True, most=400),
+    "reference": Column("text", optional=True),
+    "split": Column("text", optional=True, most=40),
+    "turn": Column("count", high=1e4),
+    "feedback": Column("name", most=100),
+    "reward": Column("number", optional=True, low=-1e6, high=1e6),
+}
+
+
+def read_table(
+    path: Path | str,
+    columns: Mapping[str, Column],
+    names: Mapping[str, str] | None = None,
+    *,
+    delimiter: str | None = None,
+) -> pa.Table:
+    """Some columns of a CSV, JSON-lines or Parquet file (``.gz`` for the first two) as an Arrow table.
+
+    Args:
+        path: ends in ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``, the text files also with ``.gz``.
+        columns: what is read and what it must be, by the name it has in the result.
+        names: where a column has another name in the file.
+        delimiter: between the fields of a CSV file; a comma, or a tab for ``.tsv``, by default.
+
+    Returns:
+        The columns of these names that the file has: texts as string, numbers as float64, counts as int64; an
+        empty cell of an optional column is null.
+
+    Raises:
+        ImportDataError: naming the file, the line (row, for Parquet) and the column, the value and the remedy.
+    """
+    path, names = Path(path), {name: name for name in columns} | dict(names or {})
+    _check_file(path)
+    suffix = _suffix(path)
+    named = {name: names[name] for name in columns}
+    with _readable(path):
+        if suffix in (".csv", ".tsv"):
+            separator = delimiter or ("\t" if suffix == ".tsv" else ",")
+            present = _present(path, _csv_header(path, separator), columns, named, separator)
+            batches = _csv_batches(path, present, separator)
+        elif suffix == ".jsonl":
+            present = named
+            batches = _json_batches(path, present)
+        else:
+            present = _present(path, pq.ParquetFile(path).schema_arrow.names, columns, named, None)
+            batches = _parquet_batches(path, present)
+        tables: list[pa.RecordBatch] = []
+        first = 0
+        for batch in batches:
+            arrays = {
+                name: _checked(batch[name], columns[name], _Place(path, present[name], first, suffix, delimiter))
+                for name in present
+            }
+            first += len(batch)
+            tables.append(pa.record_batch(arrays))
+    if not first:
+        raise ImportDataError(f"{path}: holds no rows; expected one row per {' and '.join(named.values())}")
+    table = pa.Table.from_batches(tables)
+    empty = [name for name in table.column_names if columns[name].optional and table[name].null_count == len(table)]
+    return table.drop_columns(empty) if empty else table
+
+
+def read_json(path: Path | str) -> Any:
+    """The content of a JSON file (``.gz`` too).
+
+    Raises:
+        ImportDataError: it is missing, or not JSON.
+    """
+    path = Path(path)
+    _check_file(path, table=False)
+    with _readable(path), open_text(path) as file:
+        try:
+            return json.load(file, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        except (ValueError, RecursionError) as error:
+            raise ImportDataError(f"{path}: not valid JSON ({error}); get the file again") from None
+
+
+def open_text(path: Path) -> IO[str]:
+    """A text file, unpacked if its name ends in ``.gz``; a byte order mark is passed over."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def file_sha256(path: Path | str) -> str:
+    """sha256 of a file, hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a batch of cells comes from, to name one of them."""
+
+    path: Path
+    column: str
+    first: int
+    suffix: str
+    delimiter: str | None
+
+    def error(self, row: int, value: Any, expected: str) -> ImportDataError:
+        shown = repr(value if not isinstance(value, str) or len(value) <= 60 else value[:57] + "...")
+        return ImportDataError(
+            f"{self.path}, {self.line(self.first + row)}, field {self.column!r}: {shown}; expected {expected}"
+        )
+
+    def line(self, row: int) -> str:
+        """The line of the file that a row begins with; rows may span lines."""
+        if self.suffix == ".parquet":
+            return f"row {row + 1}"
+        with open_text(self.path) as file:
+            if self.suffix == ".jsonl":
+                number = next(islice((n for n, line in enumerate(file, 1) if line.strip()), row, None))
+                return f"line {number}"
+            reader = csv.reader(file, delimiter=self.delimiter or ("\t" if self.suffix == ".tsv" else ","))
+            before = 0
+            for found, cells in enumerate(islice((r for r in reader if r), row + 2)):
+                if found == row + 1:
+                    return f"line {before + 1}"
+                del cells
+                before = reader.line_num
+        return f"row {row + 1}"
+
+
+def _checked(cells: pa.Array, column: Column, place: _Place) -> pa.Array:
+    """Cells as what their column says."""
+    if column.kind in ("name", "text"):
+        return _checked_text(cells, column, place)
+    if pa.types.is_boolean(cells.type):
+        cells = cells.cast(pa.int8())
+    if pa.types.is_string(cells.type):
+        cells = _numbers(cells, column, place)
+    if not (pa.types.is_integer(cells.type) or pa.types.is_floating(cells.type) or pa.types.is_null(cells.type)):
+        raise place.error(0, cells[0].as_py(), "a number")
+    values = cells.cast(pa.float64(), safe=False)
+    if values.null_count and not column.optional:
+        raise place.error(int(np.argmax(values.is_null())), None, "a number; drop the row or fill the cell")
+    bounds = f"a number from {column.low:g} to {column.high:g}" if column.high < math.inf else "a finite number"
+    if column.kind == "count":
+        bounds = f"a whole number from 0 to {column.high:g}"
+    plain = values.fill_null(column.low).to_numpy(zero_copy_only=False)
+    bad = ~((plain >= column.low) & (plain <= column.high))
+    if column.kind == "count":
+        bad |= plain != np.floor(plain)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise place.error(row, plain[row].item(), bounds)
+    return values.cast(pa.int64()) if column.kind == "count" else values
+
+
+def _checked_text(cells: pa.Array, column: Column, place: _Place) -> pa.Array:
+    if not (pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type) or pa.types.is_null(cells.type)):
+        if column.kind == "name" and pa.types.is_integer(cells.type):  # ids are often numbers
+            cells = cells.cast(pa.string())
+        else:
+            raise place.error(0, cells[0].as_py(), "text; put the column in quotes")
+    cells = cells.cast(pa.string())
+    if not column.optional:
+        blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(cells), ""), True).to_numpy(zero_copy_only=False)
+        if blank.any():
+            raise place.error(int(np.argmax(blank)), "", "text; an empty cell is not a name or a prompt")
+    long = pc.fill_null(pc.greater(pc.utf8_length(cells), column.most), False).to_numpy(zero_copy_only=False)
+    if long.any():
+        row = int(np.argmax(long))
+        length = len(cells[row].as_py())
+        raise place.error(row, cells[row].as_py(), f"at most {column.most:,} characters, these are {length:,}; cut it")
+    if column.kind == "name":
+        odd = pc.match_substring_regex(pc.fill_null(cells, ""), f"[{_INVISIBLE}\\x00-\\x1f\\x7f]")
+        if pc.any(odd).as_py():
+            row = int(np.argmax(odd.to_numpy(zero_copy_only=False)))
+            raise place.error(
+                row,
+                cells[row].as_py(),
+                "a name without control characters and without characters that are invisible or turn the direction of "
+                "writing",
+            )
+    return cells
+
+
+def _numbers(cells: pa.Array, column: Column, place: _Place) -> pa.Array:
+    """Texts as float64; an empty one is null, true and false are 1 and 0."""
+    trimmed = pc.utf8_trim_whitespace(cells)
+    trimmed = pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed)
+    try:
+        return trimmed.cast(pa.float64())
+    except pa.ArrowInvalid:
+        pass
+    values: list[float | None] = []
+    for row, text in enumerate(trimmed.to_pylist()):
+        try:
+            values.append(None if text is None else float(_TRUTH.get(text.lower(), text.replace("_", "?"))))
+        except ValueError:
+            raise place.error(row, text, "a number, with a point and without unit or thousands separator") from None
+    return pa.array(values, pa.float64())
+
+
+def _check_file(path: Path, table: bool = True) -> None:
+    if path.name.lower().removesuffix(".gz").endswith(_PICKLE):
+        raise ImportDataError(
+            f"{path}: files of this kind run code when they are opened, so they are not read; convert it where nothing "
+            "can be harmed (a container without network or secrets): "
+            f"python -c \"import pandas; pandas.read_pickle('{path.name}').to_parquet('{path.stem}.parquet')\""
+        )
+    if path.is_dir():
+        raise ImportDataError(f"{path}: is a folder; name the file")
+    if not path.is_file():
+        raise ImportDataError(f"{path}: there is no such file; check the path")
+    if table and _suffix(path) not in (".csv", ".tsv", ".jsonl", ".parquet"):
+        raise ImportDataError(f"{path}: expected a .csv, .tsv, .jsonl or .parquet file (.gz too); rename or convert it")
+    if path.stat().st_size == 0:
+        raise ImportDataError(f"{path}: is empty; get the file again")
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        raise ImportDataError(f"{path}: is a Python pickle under another name: it runs code when opened; not read")
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.name.removesuffix(".gz")).suffix.lower()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Name the file where it cannot be read."""
+    try:
+        yield
+    except ImportDataError:
+        raise
+    except UnicodeDecodeError as error:
+        raise ImportDataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
+    except (pa.ArrowException, OSError, EOFError, csv.Error) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ImportDataError(f"{path}: cannot be read ({reason}); get or convert the file again") from None
+
+
+def _csv_header(path: Path, delimiter: str) -> list[str]:
+    with open_text(path) as file:
+        for cells in csv.reader(file, delimiter=delimiter):
+            if cells:
+                return cells
+    raise ImportDataError(f"{path}: is empty; get the file again")
+
+
+def _present(
+    path: Path,
+    header: Sequence[str],
+    columns: Mapping[str, Column],
+    named: Mapping[str, str],
+    delimiter: str | None,
+) -> dict[str, str]:
+    """The columns of a file that are wanted, by the names they get; all that are not optional must be there."""
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise ImportDataError(f"{path}, line 1: column {twice[0]!r} occurs {header.count(twice[0])} times; rename one")
+    missing = [column for name, column in named.items() if column not in header and not columns[name].optional]
+    if missing:
+        other = [mark for mark in _DELIMITERS if delimiter and mark != delimiter and mark in "".join(header)]
+        hint = (
+            f"its fields seem to be separated by {other[0]!r}, say so (--delimiter)" if other else "name it (--columns)"
+        )
+        raise ImportDataError(f"{path}, line 1: no column {missing[0]!r}; it has {', '.join(header)[:300]}; {hint}")
+    return {name: column for name, column in named.items() if column in header}
+
+
+def _csv_batches(path: Path, present: Mapping[str, str], delimiter: str) -> Iterator[pa.RecordBatch]:
+    odd: list[Any] = []
+
+    def note(row: Any) -> str:
+        odd.append(row)
+        return "error"
+
+    stream = pa.input_stream(str(path), compression="gzip" if path.suffix == ".gz" else None)
+    try:
+        with (
+            stream,
+            pacsv.open_csv(
+                stream,
+                pacsv.ReadOptions(block_size=_BLOCK, use_threads=False),
+                pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=note),
+                pacsv.ConvertOptions(
+                    column_types=dict.fromkeys(present.values(), pa.string()),
+                    include_columns=list(present.values()),
+                    strings_can_be_null=False,
+                ),
+            ) as reader,
+        ):
+            for batch in reader:
+                yield pa.record_batch({name: batch[column] for name, column in present.items()})
+    except pa.ArrowInvalid as error:
+        if odd:
+            row = odd[0]
+            where = "" if row.number is None else f", line {row.number}"
+            raise ImportDataError(
+                f"{path}{where}: {row.actual_columns} fields where the header has {row.expected_columns} "
+                f"({(row.text or '')[:60]!r}); quote fields that contain the delimiter"
+            ) from None
+        if "straddl" in str(error) or "block" in str(error):
+            raise ImportDataError(
+                f"{path}: a row is longer than {_BLOCK:,} bytes; is a quotation mark missing?"
+            ) from None
+        raise
+
+
+def _json_batches(path: Path, present: dict[str, str]) -> Iterator[pa.RecordBatch]:
+    def rows(file: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+            except (ValueError, RecursionError) as error:
+                raise ImportDataError(f"{path}, line {number}: not valid JSON ({error}); correct the line") from None
+            if not isinstance(row, dict):
+                raise ImportDataError(f"{path}, line {number}: {row!r:.60}; expected an object with named fields")
+            yield number, row
+
+    with open_text(path) as file:
+        found = rows(file)
+        while part := list(islice(found, _ROWS)):
+            yield pa.record_batch({name: _json_cells(path, part, column) for name, column in present.items()})
+
+
+def _json_cells(path: Path, part: Sequence[tuple[int, dict[str, Any]]], column: str) -> pa.Array:
+    values = [row.get(column) for _, row in part]
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float, bool} and kinds:
+        values = [None if value is None else float(value) for value in values]
+        return pa.array(values, pa.float64())
+    if kinds <= {str}:
+        return pa.array(values, pa.string())
+    if kinds == {int, str}:  # ids are often numbers
+        return pa.array([None if value is None else str(value) for value in values], pa.string())
+    wrong = next(row for row, value in enumerate(values) if isinstance(value, (dict, list)) or type(value) is not str)
+    raise ImportDataError(
+        f"{path}, line {part[wrong][0]}, field {column!r}: {values[wrong]!r:.60}; expected one kind of value in the "
+        "whole column, text or a number"
+    )
+
+
+def _parquet_batches(path: Path, present: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(path, memory_map=True) as file:
+        for batch in file.iter_batches(batch_size=_ROWS, columns=list(present.values()), use_threads=False):
+            arrays = {name: batch[column] for name, column in present.items()}
+            yield pa.record_batch(
+                {n: a.dictionary_decode() if pa.types.is_dictionary(a.type) else a for n, a in arrays.items()}
+            )
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} occurs twice")
+    return found

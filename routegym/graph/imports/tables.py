@@ -1,0 +1,177 @@
+"""The general importers: a table of outcomes and, beside it, tables of queries, turns and prices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from routegym.errors import ImportDataError
+from routegym.graph.imports.data import QUERIES, RESPONSES, TURNS, RoutingData
+from routegym.graph.imports.reading import COLUMNS, Column, file_sha256, read_table
+
+__all__ = ["read_outcomes", "read_prices", "read_steps", "read_turns"]
+
+_TOKENS = ("prompt_tokens", "completion_tokens")
+_PRICES = {
+    "arm": COLUMNS["arm"],
+    "usd_in_per_m": Column("number", high=1e5),
+    "usd_out_per_m": Column("number", high=1e5),
+}
+
+
+def read_outcomes(
+    source: Path | str,
+    queries: Path | str | None = None,
+    turns: Path | str | None = None,
+    prices: Path | str | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    delimiter: str | None = None,
+    verdict: bool = False,
+    name: str | None = None,
+) -> RoutingData:
+    """A table with one row per (query, arm), or per (query, arm, trial).
+
+    Args:
+        source: with the columns ``query``, ``arm``, ``score`` in [0, 1] and ``cost_usd``, or ``prompt_tokens`` and
+            ``completion_tokens``; also ``latency_s`` and ``trial``. Prompts may stand in it, too (``prompt``, ``kind``,
+            ``reference``, ``split``), the same in all rows of a query. CSV, JSON lines or Parquet.
+        queries: a table of ``query`` and ``prompt``, and perhaps ``kind``, ``reference`` and ``split``; where no table
+            has prompts, the id of a query is all that is known of it.
+        turns: a table of ``query``, ``arm``, ``turn`` and ``feedback``, and perhaps ``prompt_tokens``,
+            ``completion_tokens``, ``cost_usd``, ``reward`` and ``trial``.
+        prices: a table of ``arm``, ``usd_in_per_m`` and ``usd_out_per_m``: USD per million prompt and completion
+            tokens.
+        columns: where a column has another name in the files, for example ``{"arm": "model"}``.
+        delimiter: of CSV files.
+        verdict: whether the environment told at run time if an attempt had succeeded.
+        name: of the data set; the name of the source by default.
+
+    Raises:
+        ImportDataError: naming file, line and field.
+    """
+    renamed = dict(columns or {})
+    _check_names(renamed)
+    own = {"prompt": Column("text", optional=True)} | {c: COLUMNS[c] for c in QUERIES if c not in ("query", "prompt")}
+    wanted = {column: COLUMNS[column] for column in RESPONSES} | (own if queries is None else {})
+    table = _read(source, wanted, renamed, delimiter)
+    responses = table.select([column for column in table.column_names if column in RESPONSES])
+    if queries is None:
+        asked = _queries_of(table, Path(source))
+    else:
+        asked = _read(queries, {column: COLUMNS[column] for column in QUERIES}, renamed, delimiter)
+    steps = None if turns is None else read_turns(turns, renamed, delimiter)
+    files = [Path(path) for path in (source, queries, turns, prices) if path is not None]
+    return RoutingData(
+        name=name or Path(source).name.partition(".")[0],
+        responses=responses,
+        queries=asked,
+        turns=steps,
+        prices={} if prices is None else read_prices(prices, renamed, delimiter),
+        verdict=verdict,
+        files={path.name: file_sha256(path) for path in files},
+    )
+
+
+def read_turns(path: Path | str, columns: Mapping[str, str] | None = None, delimiter: str | None = None) -> pa.Table:
+    """A table with one row per turn of an attempt; see `read_outcomes`."""
+    return _read(path, {column: COLUMNS[column] for column in TURNS}, dict(columns or {}), delimiter)
+
+
+def read_prices(
+    path: Path | str, columns: Mapping[str, str] | None = None, delimiter: str | None = None
+) -> dict[str, tuple[float, float]]:
+    """USD per million prompt and completion tokens by arm.
+
+    Raises:
+        ImportDataError: naming file, line and field; or an arm has two prices.
+    """
+    table = _read(path, _PRICES, dict(columns or {}), delimiter)
+    arms = table["arm"].to_pylist()
+    twice = sorted({arm for arm in arms if arms.count(arm) > 1})
+    if twice:
+        raise ImportDataError(f"{path}, field 'arm': {twice[0]!r} occurs twice; keep one price")
+    usd = (table["usd_in_per_m"].to_pylist(), table["usd_out_per_m"].to_pylist())
+    return {arm: (prompt, completion) for arm, prompt, completion in zip(arms, *usd, strict=True)}
+
+
+def read_steps(
+    source: Path | str,
+    queries: Path | str | None = None,
+    prices: Path | str | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    delimiter: str | None = None,
+    verdict: bool = True,
+    name: str | None = None,
+) -> RoutingData:
+    """A table with one row per turn of an attempt and nothing else: the outcomes are taken from it.
+
+    Args:
+        source: ``query``, ``arm``, ``turn`` (from 0), ``feedback`` and ``score``, of which the one of the last turn
+            counts; ``cost_usd``, or ``prompt_tokens`` and ``completion_tokens``; perhaps ``reward`` and ``trial``.
+        queries: see `read_outcomes`, and so are `prices`, `columns`, `delimiter` and `name`.
+        verdict: whether the environment told at run time if an attempt had succeeded.
+
+    Raises:
+        ImportDataError: naming file, line and field.
+    """
+    renamed = dict(columns or {})
+    _check_names(renamed)
+    table = _read(source, {column: COLUMNS[column] for column in (*TURNS, "score")}, renamed, delimiter)
+    keys = [column for column in ("query", "arm", "trial") if column in table.column_names]
+    ordered = table.sort_by([(column, "ascending") for column in (*keys, "turn")])
+    sums = [(column, "sum") for column in ("cost_usd", *_TOKENS) if column in table.column_names]
+    whole = ordered.group_by(keys, use_threads=False).aggregate([("score", "last"), *sums])
+    plain = [column.removesuffix("_sum").removesuffix("_last") for column in whole.column_names]
+    responses = whole.rename_columns(plain)
+    if queries is None:
+        ids = responses["query"].unique()
+        asked = pa.table({"query": ids, "prompt": ids})
+    else:
+        asked = _read(queries, {column: COLUMNS[column] for column in QUERIES}, renamed, delimiter)
+    files = [Path(path) for path in (source, queries, prices) if path is not None]
+    return RoutingData(
+        name=name or Path(source).name.partition(".")[0],
+        responses=responses,
+        queries=asked,
+        turns=table.drop_columns("score"),
+        prices={} if prices is None else read_prices(prices, renamed, delimiter),
+        verdict=verdict,
+        files={path.name: file_sha256(path) for path in files},
+    )
+
+
+def _read(
+    path: Path | str, wanted: Mapping[str, Column], renamed: Mapping[str, str], delimiter: str | None
+) -> pa.Table:
+    names = {column: name for column, name in renamed.items() if column in wanted}
+    return read_table(path, wanted, names, delimiter=delimiter)
+
+
+def _queries_of(table: pa.Table, source: Path) -> pa.Table:
+    """The queries of a table that has them in its rows; without prompts their ids stand for them."""
+    found = [column for column in QUERIES if column in table.column_names]
+    asked = table.select(found).combine_chunks()
+    if "prompt" not in found:
+        ids = asked["query"].unique()
+        return pa.table({"query": ids, "prompt": ids})
+    asked = asked.group_by(found, use_threads=False).aggregate([])
+    seen = pc.value_counts(asked["query"].combine_chunks())
+    several = pc.greater(seen.field("counts"), 1)
+    if pc.any(several).as_py():
+        name = seen.field("values").filter(several)[0].as_py()
+        raise ImportDataError(
+            f"{source}: query {name!r} has several prompts, kinds, references or splits; give it one, or number trials"
+        )
+    return asked
+
+
+def _check_names(renamed: Mapping[str, str]) -> None:
+    known = {*RESPONSES, *QUERIES, *TURNS, *_PRICES}
+    for column in renamed:
+        if column not in known:
+            raise ImportDataError(f"columns names {column!r}; expected some of {', '.join(sorted(known))}")
