@@ -46,6 +46,7 @@ _BUILT_IN: dict[Family, dict[str, str]] = {
         "boosting": f"{_HERE}.success:Boosting",
         "matrix_factorization": f"{_HERE}.success:MatrixFactorization",
         "predict_then_plan": f"{_HERE}.planning:PredictThenPlan",
+        "irt": f"{_HERE}.irt:IRT",
     },
     "bandit": {
         "linucb": f"{_HERE}.bandits:LinUCB",

@@ -41,6 +41,7 @@ _KINDS = {
     "round_robin": f"{_HERE}.baselines:RoundRobin",
     "selected": f"{_HERE}.selection:Selected",
     "success_prediction": f"{_HERE}.success:SuccessPredictor",
+    "irt": f"{_HERE}.irt:IRTPolicy",
     "network": f"{_HERE}.network:NetworkPolicy",
     "recurrent": f"{_HERE}.recurrent:RecurrentPolicy",
 }
