@@ -21,6 +21,19 @@ _HERE = "routegym.graph.imports"
 FORMATS = {
     "table": f"{_HERE}.tables:read_outcomes",
     "steps": f"{_HERE}.tables:read_steps",
+    "bfcl": f"{_HERE}.formats.bfcl:read",
+    "intercode": f"{_HERE}.formats.intercode:read",
+    "llmrouter": f"{_HERE}.formats.llmrouter:read",
+    "llmrouterbench": f"{_HERE}.formats.llmrouterbench:read",
+    "mint": f"{_HERE}.formats.mint:read",
+    "mmrbench": f"{_HERE}.formats.mmrbench:read",
+    "routellm": f"{_HERE}.formats.routellm:read",
+    "routerarena": f"{_HERE}.formats.routerarena:read",
+    "routerbench": f"{_HERE}.formats.routerbench:read",
+    "routereval": f"{_HERE}.formats.routereval:read",
+    "swebench": f"{_HERE}.formats.swebench:read",
+    "terminalbench": f"{_HERE}.formats.terminalbench:read",
+    "zeroeval": f"{_HERE}.formats.zeroeval:read",
 }
 
 

@@ -11,23 +11,24 @@ import pyarrow.compute as pc
 __all__ = ["first_of_each", "melt", "with_constant"]
 
 
-def melt(query: pa.ChunkedArray, arms: Mapping[str, Mapping[str, pa.ChunkedArray]]) -> tuple[pa.Table, int]:
+def melt(table: pa.Table, arms: Mapping[str, Mapping[str, str]]) -> tuple[pa.Table, int]:
     """One row per query and arm, arm after arm.
 
     Args:
-        query: names of the queries, (n,).
-        arms: columns of each arm, (n,) each, by their name in the result; ``score`` must be among them.
+        table: with a column ``query``, (n,), and those of the arms.
+        arms: names of each arm's columns, ``score`` among them, by the names they get; the table may lack some.
 
     Returns:
-        The table without the rows that have no score, and the number of those.
+        The rows that have a score, and the number of those that have none.
     """
-    parts = []
+    parts, no_score = [], pa.nulls(len(table), pa.float64())
     for arm, columns in arms.items():
-        names = pa.repeat(pa.scalar(arm), len(query))
-        parts.append(pa.table({"query": query, "arm": names, **columns}))
-    table = pa.concat_tables(parts, promote_options="default")
-    known = table.filter(pc.is_valid(table["score"]))
-    return known, len(table) - len(known)
+        cells = {"query": table["query"], "arm": pa.repeat(pa.scalar(arm), len(table)), "score": no_score}
+        cells |= {name: table[column] for name, column in columns.items() if column in table.column_names}
+        parts.append(pa.table(cells))
+    whole = pa.concat_tables(parts, promote_options="default")
+    known = whole.filter(pc.is_valid(whole["score"]))
+    return known, len(whole) - len(known)
 
 
 def first_of_each(table: pa.Table, column: str) -> pa.Table:

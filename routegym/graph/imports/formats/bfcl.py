@@ -123,9 +123,8 @@ def _questions(source: Path) -> dict[str, dict[str, str]]:
 
 def _text(line: Entry) -> str:
     """The messages of all turns of a question."""
-    contents = [
-        message.get("content") for turn in line.list("question") for message in turn if isinstance(message, dict)
-    ]
+    turns = [turn for turn in line.list("question") if isinstance(turn, list)]
+    contents = [message.get("content") for turn in turns for message in turn if isinstance(message, dict)]
     text = "\n\n".join(content for content in contents if isinstance(content, str))
     if not text.strip():
         raise line.error("question", "turns with messages that have a content")

@@ -7,7 +7,8 @@ Schema seen in github.com/ynulihao/LLMRouterBench: ``data_collector/storage.py``
 where nothing could be graded), ``ground_truth``.
 
 Taken: all of these; of several files of one data set, split and model the one with the latest time in its name, and no
-demonstrations, as the source's own loader does. Records without a score are left out (the loader counts them as 0).
+demonstrations, as the source's own loader does. Records without a score are left out (the loader counts them as 0). Not
+in the files: the time of single answers.
 """
 
 from __future__ import annotations

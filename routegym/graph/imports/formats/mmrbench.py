@@ -6,6 +6,7 @@ model M ``M_correct`` (0 or 1), ``M_cost`` and perhaps ``M_token`` (tokens of it
 
 Taken: all of these. Not taken: the pictures, so that a router sees the question alone. The cost is in "any consistent
 unit"; models that the script has merged in cost 0. An empty result is left out (the source's reader fills in the mean).
+Not in the table: tokens of the prompts.
 """
 
 from __future__ import annotations
@@ -48,14 +49,12 @@ def read(source: Path | str) -> RoutingData:
             names[f"{part}{number}"] = arm + ending
             kinds[f"{part}{number}"] = Column("number", optional=True, high=1.0) if part == "score" else COLUMNS[part]
     table = read_table(source, kinds, names)
-    found = {
-        arm: {part: table[f"{part}{number}"] for part in _PARTS if f"{part}{number}" in table.column_names}
-        for number, arm in enumerate(arms)
-    }
-    responses, without = melt(table["query"], {arm: cells for arm, cells in found.items() if "score" in cells})
+    found = {arm: {part: f"{part}{number}" for part in _PARTS} for number, arm in enumerate(arms)}
+    responses, without = melt(table, found)
     queries = table.select([name for name in _FACTS if name in table.column_names])
     kind = pa.array([query.rpartition("_")[0] for query in table["query"].to_pylist()])
-    free = [arm for arm, cells in found.items() if "cost_usd" in cells and _is_free(cells["cost_usd"])]
+    costs = {arm: columns["cost_usd"] for arm, columns in found.items() if columns["cost_usd"] in table.column_names}
+    free = [arm for arm, column in costs.items() if not np.any(pc.fill_null(table[column], 0.0).to_numpy())]
     notes = ["costs are in a unit that the source leaves open, taken as USD", "pictures are not part of the prompts"]
     if free:
         notes.append(
@@ -69,7 +68,3 @@ def read(source: Path | str) -> RoutingData:
         notes=tuple(notes),
         files=hashes(source, [source]),
     )
-
-
-def _is_free(cost: pa.ChunkedArray) -> bool:
-    return not np.any(pc.fill_null(cost, 0.0).to_numpy())

@@ -50,12 +50,11 @@ def read(source: Path | str) -> RoutingData:
             f"score{number}": Column("number", optional=True, high=1.0) for number in range(len(arms))
         }
         table = read_table(path, columns, {f"score{number}": arm for number, arm in enumerate(arms)})
-        ids = pa.array([f"{kind}/{row}" for row in range(len(table))])
-        found = {arm: f"score{number}" for number, arm in enumerate(arms) if f"score{number}" in table.column_names}
-        long, without = melt(pa.chunked_array([ids]), {arm: {"score": table[name]} for arm, name in found.items()})
+        table = table.append_column("query", pa.array([f"{kind}/{row}" for row in range(len(table))]))
+        long, without = melt(table, {arm: {"score": f"score{number}"} for number, arm in enumerate(arms)})
         lost += without
         responses.append(long)
-        queries.append(with_constant(pa.table({"query": ids, "prompt": table["prompt"]}), "kind", kind))
+        queries.append(with_constant(table.select(["query", "prompt"]), "kind", kind))
     return RoutingData(
         name="routellm",
         responses=pa.concat_tables(responses),

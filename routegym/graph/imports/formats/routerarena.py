@@ -6,7 +6,7 @@ Schema seen in github.com/RouteWorks/RouterArena: ``cached_results/claude-3-haik
 ``ground_truth``).
 
 Taken: all of these. Lines of calls that failed (``success`` false) and lines that were not graded are left out and
-counted. The costs follow from the prices in that repository's ``model_cost``.
+counted. The costs follow from the prices in that repository's ``model_cost``. Not in the files: latencies.
 """
 
 from __future__ import annotations

@@ -49,15 +49,8 @@ def read(source: Path | str) -> RoutingData:
         raise ImportDataError(f"{source}: no column {missing[0]!r} with the scores of this model beside its cost")
     table = read_table(source, columns, names)
     once = first_of_each(table, "query")  # as the source's own evaluation does
-    found = {
-        arm: {
-            column: once[f"{short}{number}"]
-            for column, short in (("score", "score"), ("cost_usd", "cost"))
-            if f"{short}{number}" in once.column_names
-        }
-        for number, arm in enumerate(arms)
-    }
-    responses, without = melt(once["query"], {arm: cells for arm, cells in found.items() if "score" in cells})
+    found = {arm: {"score": f"score{number}", "cost_usd": f"cost{number}"} for number, arm in enumerate(arms)}
+    responses, without = melt(once, found)
     queries = once.select([name for name in _FACTS if name in once.column_names])
     place = queries.column_names.index("prompt")
     prompts = pa.array([_plain(prompt) for prompt in once["prompt"].to_pylist()], pa.string())

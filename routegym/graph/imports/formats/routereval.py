@@ -121,7 +121,6 @@ def _table(source: Path) -> tuple[pa.Table, pa.Table, int]:
             )
         ids.append(f"{split}/{seen[split]}")
         seen[split] += 1
-    query = pa.chunked_array([ids])
-    found = {arm: f"score{number}" for number, arm in enumerate(arms) if f"score{number}" in table.column_names}
-    responses, without = melt(query, {arm: {"score": table[name]} for arm, name in found.items()})
-    return responses, pa.table({"query": query, "prompt": table["prompt"], "split": table["split"]}), without
+    table = table.append_column("query", pa.array(ids))
+    responses, without = melt(table, {arm: {"score": f"score{number}"} for number, arm in enumerate(arms)})
+    return responses, table.select(["query", "prompt", "split"]), without

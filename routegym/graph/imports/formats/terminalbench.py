@@ -37,7 +37,7 @@ def read(source: Path | str) -> RoutingData:
         ImportDataError: naming file, trial and field.
     """
     source = Path(source)
-    paths = [source] if source.is_file() else _runs(source)
+    paths = _runs(source) if source.is_dir() else [source] if source.is_file() else []
     if not paths:
         raise ImportDataError(f"{source}: no {_RESULTS} in this folder or below it; expected runs of terminal-bench")
     responses, queries, known = Gathered(RESPONSES), Gathered(QUERIES), set()

@@ -8,7 +8,8 @@ folder states accuracies in percent.
 
 The files hold no scores: outputs are graded here by the rules of those graders (gsm, math-l5: the first number of the
 answer; crux: the literal; mmlu-redux: the letter). Other data sets of ZeroEval are refused. A fraction is read where
-the source's grader evaluates any expression. Not in the files: tokens and costs.
+the source's grader evaluates any expression. Taken: questions, references and those grades. Not in the files: tokens
+and costs.
 """
 
 from __future__ import annotations
