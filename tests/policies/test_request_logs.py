@@ -20,7 +20,7 @@ from routegym.evaluation.off_policy import LoggedRows, ips, snips
 from routegym.graph.imports.convert import to_recording
 from routegym.graph.imports.data import RoutingData
 from routegym.graph.recording import Recording
-from routegym.policies.algorithm import Problem
+from routegym.policies.algorithm import Problem, algorithm_class
 from routegym.policies.logs import ENDED, EpisodeLog, relabel
 from routegym.policies.request_logs import import_requests
 
@@ -238,6 +238,19 @@ def test_bad_arguments_are_named(tmp_path: Path, recording: Recording, problem: 
     table.write_text("query,arm,score,propensity,cost_usd\nq,m1/direct,1,0,1\n", encoding="utf-8")
     with pytest.raises(ImportDataError, match=r"log\.csv, row 1, field 'query': 'q' is not in recording"):
         import_requests(table, problem)
+
+
+def test_the_page_on_imports_shows_it(
+    tmp_path: Path, recording: Recording, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "import.md").read_text(encoding="utf-8")
+    code = page.partition("## Logs of a router in service")[2].partition("```python\n")[2].partition("```")[0]
+    rows = [request(recording, task, arm=ARMS[task % 2], cost_usd=0, score=task % 2) for task in range(10)]
+    write(tmp_path / "requests.jsonl", rows)
+    monkeypatch.chdir(tmp_path)
+    policy = algorithm_class("always")(arm=ARMS[1]).fit(Problem(recording))
+    exec(code, {"recording": recording, "policy": policy})
+    assert capsys.readouterr().out.startswith("Interval(estimate=1.0,")
 
 
 def equal(one: EpisodeLog, other: EpisodeLog) -> None:

@@ -101,7 +101,7 @@ class Entry:
         return value
 
     def _number(self, field: str, value: Any, column: Column) -> float | int:
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
+        if not isinstance(value, (int, float)) or (isinstance(value, float) and not math.isfinite(value)):
             raise self.error(field, "a number")
         if not column.low <= value <= column.high or (column.kind == "count" and value != int(value)):
             kind = "a whole number" if column.kind == "count" else "a number"

@@ -423,8 +423,11 @@ def _json_batches(path: Path, present: dict[str, str]) -> Iterator[pa.RecordBatc
 def _json_cells(path: Path, part: Sequence[tuple[int, dict[str, Any]]], column: str) -> pa.Array:
     values = [row.get(column) for _, row in part]
     kinds = {type(value) for value in values if value is not None}
+    if kinds == {int} and all(value is None or abs(value) < 2**63 for value in values):  # numbers, or ids
+        return pa.array(values, pa.int64())
     if kinds <= {int, float, bool} and kinds:
-        values = [None if value is None else float(value) for value in values]
+        # an integer beyond all floats becomes an infinite number, which no column may hold
+        values = [None if value is None else float(value) if abs(value) < 2**1000 else math.inf for value in values]
         return pa.array(values, pa.float64())
     if kinds <= {str}:
         return pa.array(values, pa.string())

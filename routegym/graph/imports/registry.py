@@ -12,6 +12,7 @@ from typing import Any
 from routegym.errors import ImportDataError
 from routegym.graph.imports.convert import Imported, to_recording
 from routegym.graph.imports.data import RoutingData
+from routegym.graph.imports.tables import with_prices
 
 __all__ = ["FORMATS", "import_data", "importer", "read_data", "reader_of"]
 
@@ -55,15 +56,23 @@ def reader_of(name: str) -> Callable[..., RoutingData]:
 def read_data(name: str, source: Path | str, **options: Any) -> RoutingData:
     """Read a source of a named format.
 
+    Args:
+        name: of the format.
+        source: file or folder.
+        options: of its reader; and ``prices`` for every format, see `tables.with_prices`.
+
     Raises:
         ImportDataError: the format is unknown or does not take an option; or the source is not what it should be.
     """
     read = reader_of(name)
     known = list(inspect.signature(read).parameters)[1:]
+    takes = [*known, "prices"]
+    prices = None if "prices" in known else options.pop("prices", None)
     for option in options:
         if option not in known:
-            raise ImportDataError(f"format {name!r} takes no {option}; it takes {', '.join(known) or 'no options'}")
-    return read(source, **options)
+            raise ImportDataError(f"format {name!r} takes no {option}; it takes {', '.join(dict.fromkeys(takes))}")
+    data = read(source, **options)
+    return data if prices is None else with_prices(data, prices)
 
 
 def import_data(name: str, source: Path | str, **options: Any) -> Imported:

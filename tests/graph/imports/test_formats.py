@@ -234,6 +234,9 @@ def test_llmrouter_lists(tmp_path: Path) -> None:
         ImportDataError, match=r"wrong.json, entry 1, field 'scores.a': 2; expected a number from 0 to 1"
     ):
         read("llmrouter", wrong)
+    huge = write(tmp_path / "huge.json", f'[{{"question": "p", "scores": {{"a": {10**400}}}}}]')
+    with pytest.raises(ImportDataError, match=r"huge.json, entry 1, field 'scores.a': 10+; expected a number from 0"):
+        read("llmrouter", huge)
     with pytest.raises(ImportDataError, match=r"line 1, field 'performance': 1.5; expected a number from 0 to 1"):
         read("llmrouter", write_lines(tmp_path / "x.jsonl", [llmrouter_line("t", 0, "a", performance=1.5)]))
 

@@ -13,6 +13,7 @@ tokens and costs.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 from routegym.graph.imports.data import QUERIES, RESPONSES, RoutingData
 from routegym.graph.imports.objects import Gathered, entries_of_list, files_below, hashes, object_of
 from routegym.graph.imports.reading import COLUMNS, Column, read_table
+from routegym.graph.imports.tables import with_prices
 from routegym.graph.imports.wide import first_of_each, with_constant
 
 __all__ = ["read"]
@@ -57,7 +59,7 @@ def read(source: Path | str, prices: Path | str | None = None) -> RoutingData:
 
     Args:
         source: a file, or a folder: its ``*.jsonl`` files, else its ``*.json`` files.
-        prices: the list of models that the calls were made with (``default_llm.json``).
+        prices: the list of models that the calls were made with (``default_llm.json``); or see `with_prices`.
 
     Raises:
         ImportDataError: naming file, line and field.
@@ -67,16 +69,12 @@ def read(source: Path | str, prices: Path | str | None = None) -> RoutingData:
     paths = files_below(
         source, "*.json" if lists else "*.jsonl", "routing data as .jsonl, or a list of questions as .json"
     )
-    data = _lists(source, paths) if lists else _lines(paths)
-    return RoutingData(
-        name="llmrouter",
-        responses=data.responses,
-        queries=data.queries,
-        prices={} if prices is None else _prices(prices),
-        dropped=data.dropped,
-        notes=data.notes,
-        files=hashes(source, paths) | ({} if prices is None else hashes(prices, [prices])),
-    )
+    data = replace(_lists(source, paths) if lists else _lines(paths), files=hashes(source, paths))
+    if prices is None:
+        return data
+    if prices.suffix == ".json":
+        return replace(data, prices=_prices(prices), files={**data.files, **hashes(prices, [prices])})
+    return with_prices(data, prices)
 
 
 def _lines(paths: list[Path]) -> RoutingData:
@@ -102,7 +100,7 @@ def _lines(paths: list[Path]) -> RoutingData:
     if pc.all(pc.not_equal(queries["split"], "")).as_py():
         columns["split"] = queries["split"]
     return RoutingData(
-        name="",
+        name="llmrouter",
         responses=table.select([name for name in RESPONSES if name in table.column_names]),
         queries=pa.table(columns),
         dropped={"of calls that failed": failed, "without a score": ungraded},
@@ -119,7 +117,7 @@ def _lists(source: Path, paths: list[Path]) -> RoutingData:
             for arm in scores.fields:
                 responses.add(query=query, arm=arm, score=scores.cell(arm, COLUMNS["score"]))
     return RoutingData(
-        name="",
+        name="llmrouter",
         responses=responses.table(source),
         queries=queries.table(source),
         notes=("the source states neither tokens nor costs",),
