@@ -159,12 +159,13 @@ def json_lines(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     path = Path(path)
     _check_file(path, table=False)
+    decode = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique).decode
     with _readable(path), open_text(path) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+                row = decode(line)
             except (ValueError, RecursionError) as error:
                 raise ImportDataError(f"{path}, line {number}: not valid JSON ({error}); correct the line") from None
             if not isinstance(row, dict):
@@ -423,6 +424,8 @@ def _json_batches(path: Path, present: dict[str, str]) -> Iterator[pa.RecordBatc
 def _json_cells(path: Path, part: Sequence[tuple[int, dict[str, Any]]], column: str) -> pa.Array:
     values = [row.get(column) for _, row in part]
     kinds = {type(value) for value in values if value is not None}
+    if kinds == {float}:
+        return pa.array(values, pa.float64())
     if kinds == {int} and all(value is None or abs(value) < 2**63 for value in values):  # numbers, or ids
         return pa.array(values, pa.int64())
     if kinds <= {int, float, bool} and kinds:
