@@ -9,11 +9,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 import pytest
 
+import routegym.graph
 from routegym.errors import ConfigError, ImportDataError
 from routegym.graph.imports import RoutingData
 from routegym.graph.imports.data import QUERIES, RESPONSES, TURNS
@@ -898,6 +900,21 @@ def test_every_format_says_what_is_wrong_with_a_path(tmp_path: Path, name: str) 
         read(name, tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_has_a_function(name: str) -> None:
+    imported = getattr(routegym.graph, f"import_{name}")
+    assert imported.__name__ == f"import_{name}"
+    with pytest.raises(ImportDataError, match="nowhere"):
+        imported(Path("nowhere"))
+
+
+def test_a_format_that_is_not_known() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'import_excel'"):
+        _ = routegym.graph.import_excel
+    with pytest.raises(ImportDataError, match="format = 'routerbnch'; did you mean 'routerbench'"):
+        read_data("routerbnch", Path("nowhere"))
+
+
 def test_formats_become_recordings(tmp_path: Path) -> None:
     table = [dict(row, large=1.0) for row in routerbench_rows()]
     single = import_data("routerbench", write_csv(tmp_path / "routerbench.csv", table), text="none")
@@ -909,3 +926,20 @@ def test_formats_become_recordings(tmp_path: Path) -> None:
     cascade = import_data("llmrouter", path, prices=prices, kind="cascade", text="none")
     cost = cascade.recording.graph.edges["cost_usd"]
     assert cost[cost > 0].tolist() == pytest.approx([14e-6] * int((cost > 0).sum()))
+
+
+def test_agents_are_watched_turn_by_turn(tmp_path: Path) -> None:
+    entries = {str(n): intercode_entry(n, [0.0, 0.5, float(n)], [False, True, True]) for n in range(2)}
+    for arm in ("small", "large"):
+        write_json(tmp_path / f"runs/ic_sql_multiturn_{arm}_10_turns.json", entries)
+    calls = write_csv(
+        tmp_path / "calls.csv",
+        [{"arm": "small", "usd_per_call": 0.001}, {"arm": "large", "usd_per_call": 0.01}],
+    )
+    imported = import_data("intercode", tmp_path / "runs", prices=calls, kind="attempts", text="none")
+    recording = imported.recording
+    assert recording.kind == "attempts"
+    assert [arm.name for arm in recording.arms] == ["small", "large"]
+    assert {f"feedback_{said}" for said in ("invalid", "output", "solved")} < set(recording.node_signal_names)
+    cost = recording.graph.edges["cost_usd"]
+    assert sorted(set(np.round(cost[cost > 0], 9).tolist())) == [0.001, 0.01]
