@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -22,12 +22,23 @@ import pyarrow.parquet as pq
 
 from routegym.errors import ImportDataError
 
-__all__ = ["COLUMNS", "Column", "file_sha256", "open_text", "read_json", "read_table"]
+__all__ = [
+    "COLUMNS",
+    "INVISIBLE",
+    "Column",
+    "column_names",
+    "file_sha256",
+    "json_lines",
+    "open_text",
+    "read_json",
+    "read_table",
+]
 
 _BLOCK = 1 << 24  # bytes of CSV read at a time, and so the longest row
 _ROWS = 1 << 16  # rows of JSON lines and Parquet read at a time
 _DELIMITERS = ",;\t|"
-_INVISIBLE = "\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+#: Characters that cannot be seen or that turn the direction of writing.
+INVISIBLE = "\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
 _PICKLE = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".npy", ".npz")
 _TRUTH = {"true": "1", "false": "0"}
 _LARGEST_USD = 10_000.0
@@ -140,6 +151,44 @@ def read_json(path: Path | str) -> Any:
             raise ImportDataError(f"{path}: not valid JSON ({error}); get the file again") from None
 
 
+def json_lines(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSON-lines file (``.gz`` too) with the numbers of their lines, read as they are asked for.
+
+    Raises:
+        ImportDataError: the file is missing, or a line is no JSON object.
+    """
+    path = Path(path)
+    _check_file(path, table=False)
+    decode = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique).decode
+    with _readable(path), open_text(path) as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = decode(line)
+            except (ValueError, RecursionError) as error:
+                raise ImportDataError(f"{path}, line {number}: not valid JSON ({error}); correct the line") from None
+            if not isinstance(row, dict):
+                raise ImportDataError(f"{path}, line {number}: {row!r:.60}; expected an object with named fields")
+            yield number, row
+
+
+def column_names(path: Path | str) -> list[str]:
+    """Names of the columns of a CSV or Parquet file.
+
+    Raises:
+        ImportDataError: the file is missing or is of another kind.
+    """
+    path = Path(path)
+    _check_file(path)
+    with _readable(path):
+        if _suffix(path) == ".parquet":
+            return list(pq.ParquetFile(path).schema_arrow.names)
+        if _suffix(path) == ".jsonl":
+            raise ImportDataError(f"{path}: expected a .csv, .tsv or .parquet file, with a column for every arm")
+        return _csv_header(path, "\t" if _suffix(path) == ".tsv" else ",")
+
+
 def open_text(path: Path) -> IO[str]:
     """A text file, unpacked if its name ends in ``.gz``; a byte order mark is passed over."""
     if path.suffix == ".gz":
@@ -230,7 +279,7 @@ def _checked_text(cells: pa.Array, column: Column, place: _Place) -> pa.Array:
         length = len(cells[row].as_py())
         raise place.error(row, cells[row].as_py(), f"at most {column.most:,} characters, these are {length:,}; cut it")
     if column.kind == "name":
-        odd = pc.match_substring_regex(pc.fill_null(cells, ""), f"[{_INVISIBLE}\\x00-\\x1f\\x7f]")
+        odd = pc.match_substring_regex(pc.fill_null(cells, ""), f"[{INVISIBLE}\\x00-\\x1f\\x7f]")
         if pc.any(odd).as_py():
             row = int(np.argmax(odd.to_numpy(zero_copy_only=False)))
             raise place.error(
@@ -367,29 +416,21 @@ def _csv_batches(path: Path, present: Mapping[str, str], delimiter: str) -> Iter
 
 
 def _json_batches(path: Path, present: dict[str, str]) -> Iterator[pa.RecordBatch]:
-    def rows(file: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_unique)
-            except (ValueError, RecursionError) as error:
-                raise ImportDataError(f"{path}, line {number}: not valid JSON ({error}); correct the line") from None
-            if not isinstance(row, dict):
-                raise ImportDataError(f"{path}, line {number}: {row!r:.60}; expected an object with named fields")
-            yield number, row
-
-    with open_text(path) as file:
-        found = rows(file)
-        while part := list(islice(found, _ROWS)):
-            yield pa.record_batch({name: _json_cells(path, part, column) for name, column in present.items()})
+    found = json_lines(path)
+    while part := list(islice(found, _ROWS)):
+        yield pa.record_batch({name: _json_cells(path, part, column) for name, column in present.items()})
 
 
 def _json_cells(path: Path, part: Sequence[tuple[int, dict[str, Any]]], column: str) -> pa.Array:
     values = [row.get(column) for _, row in part]
     kinds = {type(value) for value in values if value is not None}
+    if kinds == {float}:
+        return pa.array(values, pa.float64())
+    if kinds == {int} and all(value is None or abs(value) < 2**63 for value in values):  # numbers, or ids
+        return pa.array(values, pa.int64())
     if kinds <= {int, float, bool} and kinds:
-        values = [None if value is None else float(value) for value in values]
+        # an integer beyond all floats becomes an infinite number, which no column may hold
+        values = [None if value is None else float(value) if abs(value) < 2**1000 else math.inf for value in values]
         return pa.array(values, pa.float64())
     if kinds <= {str}:
         return pa.array(values, pa.string())
