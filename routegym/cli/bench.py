@@ -31,6 +31,7 @@ class Bench:
       routegym bench                                        every router on AgentSteps, 5 seeds
       routegym bench --env routegym/Cascade-v0 --policies all_action maskable_ppo knn confidence_cascade
       routegym bench --policies maskable_ppo my_package.my_router:MyRouter --seeds 2 --steps 100000
+      routegym bench --env routegym/SingleCall-v0 --recording recordings/mine --folds 5 --no-attainable
     """
 
     env: str = "routegym/AgentSteps-v0"
@@ -49,8 +50,12 @@ class Bench:
     """Environment steps of every learner that counts them; the tuned numbers by default."""
     budgets: tuple[float, ...] = ()
     """Hard caps in USD; 10 over the recording's range by default. No cap is always played as well."""
+    lambdas: tuple[float, ...] = ()
+    """Prices of cost that a policy is asked to respect at each budget; 7 from 0 to 0.5 by default."""
     split: str = "test"
     """Tasks to evaluate on: train, val or test."""
+    folds: int = 0
+    """Cross-validate: deal the tasks into so many parts, hold each out once, and report all of them together."""
     attainable: bool = True
     """Work out the attainable bound."""
     workers: int = 0
@@ -65,12 +70,17 @@ class Bench:
         from routegym.errors import ConfigError
         from routegym.evaluation.bench import BenchSettings, Job, entries
         from routegym.evaluation.comparison import Comparison
-        from routegym.evaluation.outcomes import Grid
+        from routegym.evaluation.outcomes import LAMBDAS, Grid
         from routegym.evaluation.references import references
         from routegym.graph.library import load_recording
         from routegym.policies.algorithm import algorithm_names, family_of
         from routegym.registration import kind_of
 
+        if self.folds and (self.folds < 2 or self.split != "test" or self.attainable):
+            raise ConfigError(
+                f"folds = {self.folds}, split = {self.split!r}, attainable = {self.attainable}; expected at least 2 "
+                "folds, which replace the splits, and no attainable bound (--no-attainable): it belongs to one split"
+            )
         if self.seeds < 1 or self.seed < 0 or self.workers < 0:
             raise ConfigError(
                 f"seed = {self.seed}, seeds = {self.seeds}, workers = {self.workers}; "
@@ -80,28 +90,48 @@ class Bench:
         sys.path.insert(0, os.getcwd())  # a module of one's own beside the command
         source = self.recording or kind
         recording = load_recording(source)
-        grid = Grid.of(recording, self.budgets or None)
+        grid = Grid.of(recording, self.budgets or None, self.lambdas or LAMBDAS)
         out = self.out or Path("runs") / f"bench-{Path(source).name}"
-        settings = BenchSettings.of(self.env, source, recording, grid, self.split, self.steps)
+        console = Console(stderr=True)
+        parts = _folds(recording, self.folds, out / "cache", console) if self.folds else {source: recording}
+        places = {name: part.split("test") for name, part in parts.items()} if self.folds else None
+        settings = [BenchSettings.of(self.env, name, part, grid, self.split, self.steps) for name, part in parts.items()]
         jobs = [
-            Job(name, self.seed + number, settings, out / "cache")
+            Job(name, self.seed + number, own, out / "cache")
             for number in range(self.seeds)
             for name in self.policies or algorithm_names()
             if number == 0 or family_of(name) in ("bandit", "learner")
+            for own in settings
         ]
         for job in jobs:
             _ = job.hyperparameters  # a misspelt name is told before anything starts
-        console = Console(stderr=True)
         refused = _run(jobs, self.workers or os.cpu_count() or 1, console)
         for name, reason in refused.items():
             console.print(f"[bold]{name}[/] left out: {reason}", highlight=False)
         jobs = [job for job in jobs if job.name not in refused]
-        bound = _bound(recording, grid, settings, out / "cache", console) if self.attainable else None
+        bound = _bound(recording, grid, settings[0], out / "cache", console) if self.attainable else None
+        split = "all" if self.folds else self.split
         with console.status("references and intervals"):
-            against = references(recording, self.split, grid, bound)
-            comparison = Comparison(recording, self.split, grid, entries(jobs), against)
+            against = references(recording, split, grid, bound)
+            comparison = Comparison(recording, split, grid, entries(jobs, places), against)
             metrics = comparison.metrics()
         _write(self.env, out, comparison, metrics, jobs)
+
+
+def _folds(recording: Recording, folds: int, cache: Path, console: Any) -> dict[str, Recording]:
+    """The recordings of the folds by their folders, made once: text features are fitted anew for each."""
+    from routegym.errors import RecordingError
+    from routegym.graph.folds import fold_recordings
+    from routegym.graph.recording import Recording as Kept
+
+    places = [cache / "folds" / f"{recording.content_hash[:12]}-{fold}-of-{folds}" for fold in range(folds)]
+    try:
+        return {str(place): Kept.load(place) for place in places}
+    except RecordingError:  # not made yet, or not to the end
+        pass
+    with console.status(f"dealing the tasks into {folds} folds, and fitting text features to each"):
+        made = fold_recordings(recording, folds)
+        return {str(part.save(place)): part for place, part in zip(places, made, strict=True)}
 
 
 def _run(jobs: Sequence[Job], workers: int, console: Any) -> dict[str, str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
@@ -167,24 +168,44 @@ def run_jobs(
     return refused
 
 
-def entries(jobs: Sequence[Job]) -> dict[str, Entry]:
-    """The finished jobs as competitors, by name."""
+def entries(jobs: Sequence[Job], places: Mapping[str, npt.NDArray[np.int64]] | None = None) -> dict[str, Entry]:
+    """The finished jobs as competitors, by name.
+
+    Args:
+        jobs: of every algorithm those of all seeds, and of all folds where there are any.
+        places: for the recording of each fold where its evaluated tasks stand among all tasks; None without folds.
+    """
     found: dict[str, list[Job]] = {}
     for job in jobs:
         found.setdefault(job.name, []).append(job)
-    return {name: _entry(name, mine) for name, mine in found.items()}
+    return {name: _entry(name, mine, places) for name, mine in found.items()}
 
 
-def _entry(name: str, jobs: Sequence[Job]) -> Entry:
+def _entry(name: str, jobs: Sequence[Job], places: Mapping[str, npt.NDArray[np.int64]] | None) -> Entry:
     sides: list[Mapping[int, Outcomes]] = []
     for split in (jobs[0].settings.split, "val"):
-        known = {job.seed: job.outcomes(split) for job in jobs}
-        missing = [seed for seed, outcome in known.items() if outcome is None]
-        if missing:
-            raise ConfigError(f"{name}: no outcomes of seeds {missing} on split {split!r}; run the bench again")
-        sides.append({seed: outcome for seed, outcome in known.items() if outcome is not None})
+        known: dict[int, list[tuple[Job, Outcomes]]] = {}
+        for job in jobs:
+            outcome = job.outcomes(split)
+            if outcome is None:
+                raise ConfigError(f"{name}: no outcomes of seed {job.seed} on split {split!r}; run the bench again")
+            known.setdefault(job.seed, []).append((job, outcome))
+        sides.append({seed: _joined(parts, places if split != "val" else None) for seed, parts in known.items()})
     seconds = float(np.mean([job.seconds for job in jobs]))
     return Entry.of(*sides, learned=family_of(name) == "learner", seconds=seconds)
+
+
+def _joined(parts: Sequence[tuple[Job, Outcomes]], places: Mapping[str, npt.NDArray[np.int64]] | None) -> Outcomes:
+    """The outcomes of the folds of one seed over all their tasks, in the order of these if their places are given."""
+    found = [outcome for _, outcome in parts]
+    if len(found) == 1:
+        return found[0]
+    scores, costs = (np.concatenate([getattr(one, name) for one in found], axis=1) for name in ("scores", "costs"))
+    if places is not None:
+        order = np.argsort(np.concatenate([places[job.settings.recording] for job, _ in parts]))
+        scores, costs = scores[:, order], costs[:, order]
+    violations, calls = (np.sum([getattr(one, name) for one in found], axis=0) for name in ("violations", "calls"))
+    return Outcomes(scores, costs, violations, calls)
 
 
 def policy_of_job(job: Job, recording: Recording) -> Policy:

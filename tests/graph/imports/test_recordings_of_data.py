@@ -355,11 +355,9 @@ def test_every_walk_replays_the_record(data, kind, most, random):
             for name in names:
                 if name in ("stop", "accept"):
                     may.add(name)
-                elif (query, name) in known:
-                    if now is not None and not ended and name == now:
-                        may.add(name)
-                    elif name not in begun and len(begun) < most:
-                        may.add(name)
+                goes_on = name == now and not ended
+                if (query, name) in known and (goes_on or (name not in begun and len(begun) < most)):
+                    may.add(name)
             assert {name for name, legal in zip(names, masks, strict=True) if legal} == may
             action = random.choice(sorted(may))
             step = (env or batch).step(names.index(action) if env else np.array([names.index(action)]))
