@@ -153,22 +153,21 @@ def _run(jobs: Sequence[Job], workers: int, console: Any) -> dict[str, str]:
 def _bound(recording: Recording, grid: Grid, settings: BenchSettings, cache: Path, console: Any) -> Outcomes:
     """The outcomes of the attainable bound, worked out once."""
     from routegym.evaluation.attainable import attainable_policy
-    from routegym.evaluation.bench import keep_outcomes, read_outcomes
+    from routegym.evaluation.bench import bound_file, keep_outcomes, read_outcomes
     from routegym.evaluation.outcomes import play
 
-    split = settings.split
-    path = cache / f"attainable-{split}-{recording.content_hash[:12]}-{settings.grid_digest}.safetensors"
+    path = bound_file(cache, settings)
     found = read_outcomes(path)
     if found is None:
         with console.status("attainable bound: the best policy for these very tasks that sees only the observation"):
-            found = play(attainable_policy(recording, split), recording, split, grid)
+            found = play(attainable_policy(recording, settings.split), recording, settings.split, grid)
         keep_outcomes(path, found)
     return found
 
 
 def _write(env: str, out: Path, comparison: Comparison, metrics: dict[str, Any], jobs: Sequence[Job]) -> None:
     from routegym.cli.evaluate import draw, wide_console, write_results
-    from routegym.evaluation.report import comparison_table, results_page
+    from routegym.evaluation.report import comparison_table, leaders, results_page
     from routegym.policies.training import write_atomically
 
     first = {job.name: job for job in reversed(jobs)}
@@ -178,7 +177,7 @@ def _write(env: str, out: Path, comparison: Comparison, metrics: dict[str, Any],
     write_atomically(out / "results.md", results_page(metrics).encode())
     console = wide_console()
     console.print(comparison_table(metrics).rich(columns=6), sep="\n")
-    drawn = draw(out, comparison, f"{env}, {comparison.split} split", _leaders(metrics))
+    drawn = draw(out, comparison, f"{env}, {comparison.split} split", leaders(metrics))
     if drawn:
         _draw_shares(out, comparison, first)
     pictures = ", frontier.png, shares.png" if drawn else ""
@@ -196,19 +195,11 @@ def _made(jobs: Sequence[Job]) -> dict[str, Any]:
     return {
         "command": shlex.join(["routegym", *sys.argv[1:]]),
         "seeds": sorted({job.seed for job in jobs}),
+        "recording": jobs[0].settings.recording,
+        "steps": jobs[0].settings.steps,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, one thread per fit",
         "versions": versions(),
     }
-
-
-def _leaders(metrics: dict[str, Any], count: int = 4) -> list[str]:
-    """The names worth a curve of their own: the best learners and the best baselines."""
-    best = sorted(metrics["policies"], key=lambda name: -metrics["policies"][name]["aiq"])
-    return [
-        name
-        for learned in (True, False)
-        for name in [name for name in best if metrics["policies"][name]["learned"] == learned][:count]
-    ]
 
 
 def _decisions(jobs: Sequence[Job], comparison: Comparison) -> dict[str, Any]:

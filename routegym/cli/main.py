@@ -17,6 +17,7 @@ from routegym.cli.export import Export
 from routegym.cli.pool import Pool
 from routegym.cli.record import Record
 from routegym.cli.recording import Recording
+from routegym.cli.report import Report
 from routegym.cli.tasks import Tasks
 from routegym.cli.train import Train
 from routegym.errors import RoutegymError
@@ -30,6 +31,7 @@ examples:
   routegym train --seeds 1 --steps 200000 --out runs/short
   routegym evaluate runs/agent_steps              the same comparison again, from the run folder
   routegym bench                                  every router beside each other, 5 seeds (takes a while)
+  routegym report runs/agent_steps                the results as one HTML page
   routegym enjoy runs/agent_steps --budget-usd 0.001
   routegym pool check pool.yaml                   whether the models of a pool answer, and at what price
   routegym record --pool pool.yaml --tasks tasks.jsonl --spend-cap 5 --out recordings/mine
@@ -63,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _commands(brief: bool) -> Any:
     """The union of all commands; `brief` leaves all but the first line of their descriptions to their own help."""
     found: list[Any] = []
-    for command in (Train, Evaluate, Bench, Enjoy, Record, Recording, Export, Tasks, Pool, Doctor):
+    for command in (Train, Evaluate, Bench, Report, Enjoy, Record, Recording, Export, Tasks, Pool, Doctor):
         text = str(command.__doc__).partition("\n\n")[0].strip()
         named = tyro.conf.subcommand(command.__name__.lower(), description=text)
         found.append(Annotated[command, named] if brief else command)

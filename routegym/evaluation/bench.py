@@ -33,7 +33,16 @@ if TYPE_CHECKING:
     from routegym.graph.recording import Recording
     from routegym.policies.policy import Policy
 
-__all__ = ["BenchSettings", "Job", "entries", "keep_outcomes", "policy_of_job", "read_outcomes", "run_jobs"]
+__all__ = [
+    "BenchSettings",
+    "Job",
+    "bound_file",
+    "entries",
+    "keep_outcomes",
+    "policy_of_job",
+    "read_outcomes",
+    "run_jobs",
+]
 
 
 @dataclass(frozen=True)
@@ -215,6 +224,11 @@ def policy_of_job(job: Job, recording: Recording) -> Policy:
         made: Policy = cls(recording)
         return made
     return load_policies(job.folder, recording)[job.seed]
+
+
+def bound_file(cache: Path, settings: BenchSettings) -> Path:
+    """Where a bench keeps the outcomes of the attainable bound."""
+    return cache / f"attainable-{settings.split}-{settings.content_hash[:12]}-{settings.grid_digest}.safetensors"
 
 
 def read_outcomes(path: Path) -> Outcomes | None:
