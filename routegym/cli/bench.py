@@ -68,7 +68,7 @@ class Bench:
         from rich.console import Console
 
         from routegym.errors import ConfigError
-        from routegym.evaluation.bench import BenchSettings, Job, entries
+        from routegym.evaluation.bench import BenchSettings, Job, bench_parts, entries, held_out
         from routegym.evaluation.comparison import Comparison
         from routegym.evaluation.outcomes import LAMBDAS, Grid
         from routegym.evaluation.references import references
@@ -93,9 +93,11 @@ class Bench:
         grid = Grid.of(recording, self.budgets or None, self.lambdas or LAMBDAS)
         out = self.out or Path("runs") / f"bench-{Path(source).name}"
         console = Console(stderr=True)
-        parts = _folds(recording, self.folds, out / "cache", console) if self.folds else {source: recording}
-        places = {name: part.split("test") for name, part in parts.items()} if self.folds else None
-        settings = [BenchSettings.of(self.env, name, part, grid, self.split, self.steps) for name, part in parts.items()]
+        with console.status("reading"):
+            parts = bench_parts(source, recording, self.folds, out / "cache")
+        settings = [
+            BenchSettings.of(self.env, name, part, grid, self.split, self.steps) for name, part in parts.items()
+        ]
         jobs = [
             Job(name, self.seed + number, own, out / "cache")
             for number in range(self.seeds)
@@ -113,25 +115,10 @@ class Bench:
         split = "all" if self.folds else self.split
         with console.status("references and intervals"):
             against = references(recording, split, grid, bound)
-            comparison = Comparison(recording, split, grid, entries(jobs, places), against)
+            comparison = Comparison(recording, split, grid, entries(jobs, held_out(parts)), against)
             metrics = comparison.metrics()
+        metrics |= {"env": self.env, "made": _made(jobs, source, self.folds), "decisions": _decisions(jobs)}
         _write(self.env, out, comparison, metrics, jobs)
-
-
-def _folds(recording: Recording, folds: int, cache: Path, console: Any) -> dict[str, Recording]:
-    """The recordings of the folds by their folders, made once: text features are fitted anew for each."""
-    from routegym.errors import RecordingError
-    from routegym.graph.folds import fold_recordings
-    from routegym.graph.recording import Recording as Kept
-
-    places = [cache / "folds" / f"{recording.content_hash[:12]}-{fold}-of-{folds}" for fold in range(folds)]
-    try:
-        return {str(place): Kept.load(place) for place in places}
-    except RecordingError:  # not made yet, or not to the end
-        pass
-    with console.status(f"dealing the tasks into {folds} folds, and fitting text features to each"):
-        made = fold_recordings(recording, folds)
-        return {str(part.save(place)): part for place, part in zip(places, made, strict=True)}
 
 
 def _run(jobs: Sequence[Job], workers: int, console: Any) -> dict[str, str]:
@@ -170,8 +157,6 @@ def _write(env: str, out: Path, comparison: Comparison, metrics: dict[str, Any],
     from routegym.evaluation.report import comparison_table, leaders, results_page
     from routegym.policies.training import write_atomically
 
-    first = {job.name: job for job in reversed(jobs)}
-    metrics |= {"env": env, "made": _made(jobs), "decisions": _decisions(list(first.values()), comparison)}
     write_atomically(out / "metrics.json", (json.dumps(metrics, indent=1) + "\n").encode())
     write_results(out, comparison, env)
     write_atomically(out / "results.md", results_page(metrics).encode())
@@ -179,12 +164,17 @@ def _write(env: str, out: Path, comparison: Comparison, metrics: dict[str, Any],
     console.print(comparison_table(metrics).rich(columns=6), sep="\n")
     drawn = draw(out, comparison, f"{env}, {comparison.split} split", leaders(metrics))
     if drawn:
-        _draw_shares(out, comparison, first)
+        _draw_shares(out, comparison, _first(jobs))
     pictures = ", frontier.png, shares.png" if drawn else ""
     console.print(f"results: {out}   (results.md, metrics.json, results.parquet{pictures})")
 
 
-def _made(jobs: Sequence[Job]) -> dict[str, Any]:
+def _first(jobs: Sequence[Job]) -> dict[str, Job]:
+    """The job of the first seed, and of the first fold, of every algorithm."""
+    return {job.name: job for job in reversed(jobs)}
+
+
+def _made(jobs: Sequence[Job], source: str, folds: int) -> dict[str, Any]:
     """What was run, and where."""
     import platform
     import shlex
@@ -195,27 +185,30 @@ def _made(jobs: Sequence[Job]) -> dict[str, Any]:
     return {
         "command": shlex.join(["routegym", *sys.argv[1:]]),
         "seeds": sorted({job.seed for job in jobs}),
-        "recording": jobs[0].settings.recording,
+        "recording": source,
+        "folds": folds,
         "steps": jobs[0].settings.steps,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, one thread per fit",
         "versions": versions(),
     }
 
 
-def _decisions(jobs: Sequence[Job], comparison: Comparison) -> dict[str, Any]:
+def _decisions(jobs: Sequence[Job]) -> dict[str, Any]:
     """Time per decision of each policy, and how well those that predict success are calibrated."""
     from dataclasses import asdict
 
     from routegym.evaluation.bench import policy_of_job
     from routegym.evaluation.calibration import success_calibration
     from routegym.evaluation.latency import decision_latency
+    from routegym.graph.library import load_recording
 
-    recording, found = comparison.recording, {}
-    for job in jobs:
+    found = {}
+    for name, job in _first(jobs).items():
+        recording = load_recording(job.settings.recording)
         policy: Any = policy_of_job(job, recording)
-        found[job.name] = asdict(decision_latency(policy, recording))
+        found[name] = asdict(decision_latency(policy, recording))
         if hasattr(policy, "predicted"):
-            found[job.name] |= success_calibration(policy, recording, comparison.split)
+            found[name] |= success_calibration(policy, recording, job.settings.split)
     return found
 
 
@@ -224,15 +217,12 @@ def _draw_shares(out: Path, comparison: Comparison, jobs: dict[str, Job]) -> Non
     from routegym.evaluation.bench import policy_of_job
     from routegym.evaluation.plots import shares_figure
     from routegym.evaluation.shares import call_shares
+    from routegym.graph.library import load_recording
 
     named = [name for name in (comparison.best(learned=True), comparison.best(learned=False)) if name]
-    shares = {
-        name: call_shares(
-            policy_of_job(jobs[name], comparison.recording),
-            comparison.recording,
-            comparison.split,
-            comparison.grid.caps,
-        )
-        for name in named
-    }
+    shares = {}
+    for name in named:
+        recording = load_recording(jobs[name].settings.recording)
+        policy = policy_of_job(jobs[name], recording)
+        shares[name] = call_shares(policy, recording, jobs[name].settings.split, comparison.grid.caps)
     shares_figure(shares).savefig(out / "shares.png", dpi=150)

@@ -138,6 +138,7 @@ def _of_train(
         name=name,
         env=config.env,
         comparison=comparison,
+        played=comparison,
         metrics=comparison.metrics(),
         policy=lambda one: found[one][min(found[one])],
         commands=(_train_command(config, folder), shlex.join(["routegym", "evaluate", str(folder)]), command),
@@ -159,7 +160,16 @@ def _of_bench(
 ) -> Section:
     """A run of `routegym bench`: its fits and outcomes are read from its cache."""
     from routegym.errors import ConfigError, RunError
-    from routegym.evaluation.bench import BenchSettings, Job, bound_file, entries, policy_of_job, read_outcomes
+    from routegym.evaluation.bench import (
+        BenchSettings,
+        Job,
+        bench_parts,
+        bound_file,
+        entries,
+        held_out,
+        policy_of_job,
+        read_outcomes,
+    )
     from routegym.evaluation.comparison import Comparison
     from routegym.evaluation.outcomes import Grid
     from routegym.evaluation.page import Section
@@ -170,9 +180,14 @@ def _of_bench(
         source = made.get("recording", metrics["recording"])
         recording = _recording(folder, source, metrics["content_hash"], moved)
         grid = Grid.of(recording, metrics["budgets_usd"], metrics["lambdas"])
-        settings = BenchSettings.of(metrics["env"], source, recording, grid, metrics["split"], made.get("steps"))
+        folds = made.get("folds", 0)
+        parts = bench_parts(source, recording, folds, folder / "cache")
+        split = "test" if folds else metrics["split"]
+        settings = [
+            BenchSettings.of(metrics["env"], name, part, grid, split, made.get("steps")) for name, part in parts.items()
+        ]
         jobs = {
-            own: [Job(own, seed, settings, folder / "cache") for seed in made["seeds"][: found["seeds"]]]
+            own: [Job(own, seed, one, folder / "cache") for seed in made["seeds"][: found["seeds"]] for one in settings]
             for own, found in metrics["policies"].items()
         }
     except (KeyError, TypeError, AttributeError) as error:
@@ -181,22 +196,28 @@ def _of_bench(
         ) from None
     tell("outcomes")
     try:
-        found = entries([job for own in jobs.values() for job in own])
+        every = [job for own in jobs.values() for job in own]
+        found = entries(every, held_out(parts))
+        first = entries([job for job in every if job.settings is settings[0]])
     except ConfigError as error:
         raise RunError(
             f"{folder / 'cache'}: {error}, with the same command, `{made['command']}`; "
             "what is there is not fitted again"
         ) from None
     tell("references")
-    bound = None if metrics["attainable"] is None else read_outcomes(bound_file(folder / "cache", settings))
+    bound = None if metrics["attainable"] is None else read_outcomes(bound_file(folder / "cache", settings[0]))
+    against = references(recording, metrics["split"], grid, bound)
+    comparison = played = Comparison(recording, metrics["split"], grid, found, against)
+    part = parts[settings[0].recording]
+    if folds:
+        played = Comparison(part, split, grid, first, references(part, split, grid))
     return Section(
         name=name,
         env=metrics["env"],
-        comparison=Comparison(
-            recording, settings.split, grid, found, references(recording, settings.split, grid, bound)
-        ),
+        comparison=comparison,
+        played=played,
         metrics=metrics,
-        policy=lambda one: policy_of_job(jobs[one][0], recording),
+        policy=lambda one: policy_of_job(jobs[one][0], part),
         commands=(made["command"], command),
         seeds=tuple(made["seeds"]),
         machine=made["machine"],

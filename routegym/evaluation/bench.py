@@ -23,6 +23,7 @@ import routegym
 from routegym.errors import ConfigError, MissingExtraError, RoutegymError
 from routegym.evaluation.comparison import Entry
 from routegym.evaluation.outcomes import Grid, Outcomes, play
+from routegym.graph.folds import fold_recordings
 from routegym.graph.library import load_recording
 from routegym.policies.algorithm import Problem, algorithm_class, family_of
 from routegym.policies.config import hyperparameters, tuned
@@ -36,8 +37,10 @@ if TYPE_CHECKING:
 __all__ = [
     "BenchSettings",
     "Job",
+    "bench_parts",
     "bound_file",
     "entries",
+    "held_out",
     "keep_outcomes",
     "policy_of_job",
     "read_outcomes",
@@ -127,6 +130,25 @@ class Job:
     def seconds(self) -> float:
         """CPU seconds of the fit."""
         return float(json.loads((self.folder / "fit.json").read_text(encoding="utf-8"))["cpu_seconds"])
+
+
+def bench_parts(source: str, recording: Recording, folds: int, cache: Path) -> dict[str, Recording]:
+    """What is fitted and played on, by name or folder: the recording itself, or without regard to its splits its folds.
+
+    Folds are made once and kept: text features are fitted anew for each.
+    """
+    if not folds:
+        return {source: recording}
+    places = [cache / "folds" / f"{recording.content_hash[:12]}-{fold}-of-{folds}" for fold in range(folds)]
+    if not all((place / "meta.json").is_file() for place in places):
+        for place, part in zip(places, fold_recordings(recording, folds), strict=True):
+            part.save(place)
+    return {str(place): load_recording(place) for place in places}
+
+
+def held_out(parts: Mapping[str, Recording]) -> dict[str, npt.NDArray[np.int64]] | None:
+    """Where the evaluated tasks of each fold stand among all tasks; None where there are no folds."""
+    return None if len(parts) == 1 else {name: part.split("test") for name, part in parts.items()}
 
 
 def run_jobs(

@@ -41,10 +41,12 @@ class Section:
     env: str
     """Environment id."""
     comparison: Comparison
+    played: Comparison
+    """The same on the tasks that `policy` has not seen: the first fold where there are folds, else `comparison`."""
     metrics: Mapping[str, Any]
     """Of the comparison; with ``decisions`` if `routegym bench` measured them."""
     policy: Callable[[str], Policy]
-    """The policy of a competitor: that of its first seed."""
+    """The policy of a competitor: that of its first seed, and of the first fold."""
     commands: tuple[str, ...]
     """What makes all of this again."""
     seeds: tuple[int, ...]
@@ -175,7 +177,7 @@ def section_content(section: Section, count: int = 20, tell: Callable[[str], Non
         tell: is told what is done next.
     """
     comparison, metrics = section.comparison, section.metrics
-    recording, split = comparison.recording, comparison.split
+    recording, split = section.played.recording, section.played.split
     learned, baseline = comparison.best(learned=True), comparison.best(learned=False)
     shown = tuple(leaders(metrics))
     tell("frontier")
@@ -195,7 +197,7 @@ def section_content(section: Section, count: int = 20, tell: Callable[[str], Non
     pair = None
     if learned and baseline:
         pair = contrast(
-            comparison, (learned, section.policy(learned)), (baseline, section.policy(baseline)), section.cap, count
+            section.played, (learned, section.policy(learned)), (baseline, section.policy(baseline)), section.cap, count
         )
     tables = [comparison_table(metrics), budget_table(metrics)]
     return SectionContent(
@@ -203,8 +205,8 @@ def section_content(section: Section, count: int = 20, tell: Callable[[str], Non
         anchor=f"run-{hashlib.sha256(section.name.encode('utf-8', 'replace')).hexdigest()[:8]}",
         env=section.env,
         recording=recording.name,
-        split=split,
-        tasks=len(recording.split(split)),
+        split=comparison.split,
+        tasks=len(comparison.recording.split(comparison.split)),
         best=learned or baseline,
         rival=baseline if learned else None,
         metrics=metrics,
@@ -328,7 +330,7 @@ def _way(recording: Recording, name: str, route: Route) -> Way:
 
 def _calibration(section: Section) -> tuple[Figure | None, Table | None]:
     """The reliability of every policy that predicts success."""
-    comparison = section.comparison
+    comparison = section.played
     curves, rows = {}, []
     for name in comparison.entries:
         policy: Any = section.policy(name)
@@ -349,6 +351,12 @@ def _provenance(section: Section) -> Iterator[tuple[str, str]]:
     yield "environment", section.env
     yield "recording", f"{recording.name} (sha256 of its content {recording.content_hash})"
     yield "tasks", f"{len(recording.split(comparison.split)):,} of split {comparison.split}"
+    if section.played is not comparison:
+        held = len(section.played.recording.split(section.played.split))
+        yield (
+            "cross-validation",
+            f"every task was held out once; shares, calibration and routes: the first fold, {held:,}",
+        )
     yield "arms", ", ".join(arm.name for arm in recording.arms)
     yield "prices", f"of {recording.prices.date}; {recording.prices.note}"
     yield "training seeds", ", ".join(map(str, section.seeds))
