@@ -62,6 +62,7 @@ def section_of(recording: Recording, name: str = "a run", cap: int = 2) -> Secti
         name=name,
         env="routegym/Cascade-v0",
         comparison=comparison,
+        played=comparison,
         metrics=comparison.metrics(),
         policy=policies.__getitem__,
         commands=("routegym train --out x",),
