@@ -254,6 +254,9 @@ class Expander:
                 for request, bound in zip(requests, worst.tolist(), strict=True)
             ]
         reserve[status != OPEN] = np.nan
+        legal = getattr(self.workflow, "legal", None)
+        if legal is not None:
+            reserve[status == OPEN] = np.where(legal(live), reserve[status == OPEN], np.nan)
         return reserve
 
     def _worst_charges(self, recording: Recording) -> dict[tuple[str, str], float]:

@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from routegym.errors import RecordingError
-from routegym.graph.graph import TransitionGraph
+from routegym.graph.graph import OPEN, TransitionGraph
 from routegym.graph.validate import validate_graph
 from routegym.graph.values import always_arm_actions, evaluate_choices
+from routegym.graph.workflow import STOP
 from routegym.pool.arms import Arm, PriceTable
 from routegym.tasks.taskset import TaskSet
 
@@ -112,7 +113,8 @@ class Recording:
     """sha256 of what was recorded (latency left out: it measures the machine); empty until saved."""
     closed: bool = False
     """Whether nothing can be added: an action that was not recorded in a situation is not legal there. Otherwise it is
-    legal and yet to be recorded."""
+    legal and yet to be recorded. Saving closes a complete recording in which some action is not legal: a file cannot
+    tell the two apart."""
 
     @classmethod
     def empty(
@@ -151,6 +153,15 @@ class Recording:
             provenance=dict(provenance or {}),
             closed=closed,
         )
+
+    @property
+    def tells_success(self) -> bool:
+        """Whether the environment says that a task is solved, by ending the episode.
+
+        An open situation after a call, or after an attempt, then means "not solved". Such a recording has the control
+        ``stop``, which gives up with what there is, and none that hands in an answer.
+        """
+        return STOP in self.controls
 
     @property
     def action_names(self) -> tuple[str, ...]:
@@ -222,6 +233,9 @@ class Recording:
         from routegym.graph import storage
 
         validate_graph(self)
+        graph = self.graph
+        if graph.complete and np.isnan(graph.node_reserve[graph.node_status == OPEN]).any():
+            self.closed = True
         target = Path(path)
         if target.exists() and not (target / "meta.json").is_file():
             raise RecordingError(f"{target}: exists and is not a recording; name another folder")

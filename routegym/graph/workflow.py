@@ -12,7 +12,10 @@ from routegym.pool.arms import Arm
 from routegym.pool.backend import Request, Response
 from routegym.tasks.taskset import TaskSet
 
-__all__ = ["Situation", "Workflow"]
+__all__ = ["STOP", "Situation", "Workflow"]
+
+#: The control that ends an episode with what there is, of a family whose environment says when a task is solved.
+STOP = "stop"
 
 
 class Situation(Protocol):
@@ -39,6 +42,9 @@ class Workflow(Protocol):
         controls: names of the actions that call no model; they come after the arms.
         node_signal_names: columns of `signals`.
         edge_signal_names: columns of `response_signals`.
+
+    A workflow in which not every action is legal in every open situation has a method
+    ``legal(states) -> bool (n, n_actions)``.
     """
 
     kind: str
