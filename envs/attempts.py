@@ -45,6 +45,8 @@ class Progress:
     """To the turns of the attempt under way, or else of the last one."""
     running: int = -1
     """Index of the arm whose attempt is under way, -1 where none is."""
+    last: bool = False
+    """Whether that attempt is the last that the episode has: nobody takes over from it."""
     tried: tuple[int, ...] = ()
     """Arms whose attempts ended or were abandoned, ascending."""
     result: str | None = None
@@ -107,14 +109,6 @@ class AttemptsWorkflow:
         solved = np.array([state.result == tasks.references[state.task] for state in states], dtype=np.float32)
         return np.where(ended, TERMINATED, OPEN).astype(np.uint8), np.where(ended, solved, np.float32(np.nan))
 
-    def legal(self, states: Sequence[Progress]) -> npt.NDArray[np.bool_]:
-        """bool (n, n_actions): all, but that nobody takes over from the last attempt."""
-        rows = np.ones((len(states), len(self.arms) + len(self.controls)), dtype=bool)
-        for row, state in zip(rows, states, strict=True):
-            if self._begun(state) == self.most_attempts:
-                row[: len(self.arms)] = np.arange(len(self.arms)) == state.running
-        return rows
-
     def signals(self, states: Sequence[Progress]) -> npt.NDArray[np.float32]:
         """What is left, and what was seen of the attempt under way or of the last one."""
         rows = np.zeros((len(states), len(self.node_signal_names)), dtype=np.float32)
@@ -172,6 +166,7 @@ class AttemptsWorkflow:
                 if "running" in told:
                     attempt = replace(start.attempt, step=len(turns), text=told["left"])
                     state = replace(state, running=self.arms.index(told["running"]), attempt=attempt)
+                    state = replace(state, last=self._begun(state) == self.most_attempts)
                 states.append(state)
         return states
 
@@ -188,10 +183,11 @@ class AttemptsWorkflow:
         if proposed and attempt.text == state.reference:
             return _ended(state, step + 1, attempt.text)
         feedback = (*feedback, "rejected" if proposed else _feedback(before, response.text))
-        after = replace(state, step=step + 1, attempt=attempt, feedback=feedback, running=index, tried=tried)
+        after = replace(state, step=step + 1, feedback=feedback)
+        last = self._begun(after) == self.most_attempts
         if not proposed and len(feedback) < self.most_turns:
-            return after
-        if self._begun(after) == self.most_attempts:
+            return replace(after, attempt=attempt, running=index, last=last, tried=tried)
+        if last:
             return _ended(state, step + 1, "")
         return replace(after, attempt=_afresh(state), running=-1, tried=_with(tried, index))
 

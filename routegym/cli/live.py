@@ -157,7 +157,7 @@ def live_problem(
         if (place / "meta.json").is_file():
             recording = Recording.load(place)
             workflow = workflow_of(env, [arm.name for arm in recording.arms], recording.tasks)
-            expander = None if recording.closed else Expander(workflow, connected, recording)  # closed: all is there
+            expander = Expander(workflow, connected, recording)
         else:
             workflow = workflow_of(env, [arm.name for arm in connected.arms], tasks)
             recording = start_recording(run.path.name, workflow, connected, tasks)

@@ -235,6 +235,7 @@ class Expander:
                 signals=self.workflow.signals(added),
                 reserve_usd=self._reserve(added, status),
                 running=[getattr(s, "running", -1) for s in added],
+                last=[getattr(s, "last", False) for s in added],
             )
             self.recording.texts.extend(key[2] for key in fresh)
             self._states.extend(added)
@@ -254,9 +255,6 @@ class Expander:
                 for request, bound in zip(requests, worst.tolist(), strict=True)
             ]
         reserve[status != OPEN] = np.nan
-        legal = getattr(self.workflow, "legal", None)
-        if legal is not None:
-            reserve[status == OPEN] = np.where(legal(live), reserve[status == OPEN], np.nan)
         return reserve
 
     def _worst_charges(self, recording: Recording) -> dict[tuple[str, str], float]:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from routegym.errors import RecordingError
-from routegym.graph.graph import OPEN, TransitionGraph
+from routegym.graph.graph import TransitionGraph
 from routegym.graph.validate import validate_graph
 from routegym.graph.values import always_arm_actions, evaluate_choices
 from routegym.graph.workflow import STOP
@@ -113,8 +113,7 @@ class Recording:
     """sha256 of what was recorded (latency left out: it measures the machine); empty until saved."""
     closed: bool = False
     """Whether nothing can be added: an action that was not recorded in a situation is not legal there. Otherwise it is
-    legal and yet to be recorded. Saving closes a complete recording in which some action is not legal: a file cannot
-    tell the two apart."""
+    legal and yet to be recorded."""
 
     @classmethod
     def empty(
@@ -233,9 +232,6 @@ class Recording:
         from routegym.graph import storage
 
         validate_graph(self)
-        graph = self.graph
-        if graph.complete and np.isnan(graph.node_reserve[graph.node_status == OPEN]).any():
-            self.closed = True
         target = Path(path)
         if target.exists() and not (target / "meta.json").is_file():
             raise RecordingError(f"{target}: exists and is not a recording; name another folder")

@@ -31,7 +31,8 @@ class Situation(Protocol):
         """How far along the episode is, usually the calls made so far; every call leads to a larger step."""
         ...
 
-    # A situation may have an attribute ``running``: index of the arm whose attempt goes on, -1 where none does.
+    # A situation may have an attribute ``running``: index of the arm whose attempt goes on, -1 where none does; and an
+    # attribute ``last``: whether no other arm may take over from that attempt.
 
 
 class Workflow(Protocol):
@@ -42,9 +43,6 @@ class Workflow(Protocol):
         controls: names of the actions that call no model; they come after the arms.
         node_signal_names: columns of `signals`.
         edge_signal_names: columns of `response_signals`.
-
-    A workflow in which not every action is legal in every open situation has a method
-    ``legal(states) -> bool (n, n_actions)``.
     """
 
     kind: str
