@@ -416,7 +416,7 @@ class FixedCascade(Baseline):
         found = open_rungs.any(axis=1)
         rung = np.where(found, open_rungs.argmax(axis=1), rung)
         wanted = self.ladder[np.minimum(rung, len(self.ladder) - 1)]
-        return self._pay(wanted, masks, ~found & ~start), rung + 1
+        return self._pay(wanted, masks, ~found & ~start), rung + found
 
 
 class RandomMixture(Baseline):
