@@ -38,6 +38,7 @@ _BUILT_IN: dict[Family, dict[str, str]] = {
         "first_large_k": f"{_HERE}.rules:FirstLargeK",
         "confidence_cascade": f"{_HERE}.rules:ConfidenceCascade",
         "escalate": f"{_HERE}.rules:Escalate",
+        "fixed_cascade": f"{_HERE}.rules:FixedCascade",
         "acar": f"{_HERE}.acar:ACAR",
     },
     "predictor": {

@@ -235,6 +235,7 @@ class Expander:
                 signals=self.workflow.signals(added),
                 reserve_usd=self._reserve(added, status),
                 running=[getattr(s, "running", -1) for s in added],
+                last=[getattr(s, "last", False) for s in added],
             )
             self.recording.texts.extend(key[2] for key in fresh)
             self._states.extend(added)
