@@ -197,7 +197,7 @@ def test_predictions_are_those_that_calibration_is_measured_on(section: Section,
 
 def test_without_a_baseline_there_is_no_contrast(section: Section):
     comparison = replace(section.comparison, entries={"mine": section.comparison.entries["mine"]})
-    alone = replace(section, comparison=comparison, metrics=comparison.metrics())
+    alone = replace(section, comparison=comparison, played=comparison, metrics=comparison.metrics())
     assert section_content(alone).contrast is None
     text = Reader(report_page([alone])).text
     assert "the run holds only one of the two" in text
