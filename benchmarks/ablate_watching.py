@@ -1,6 +1,6 @@
 """Watching an attempt or deciding between attempts: what it is worth that an attempt can be abandoned.
 
-    python benchmarks/ablate_watching.py            # prints the table, about ten minutes
+    python benchmarks/ablate_watching.py            # prints the table, about five minutes
     python benchmarks/ablate_watching.py --write    # also puts it into docs/ablations/watching.md
 
 Attempts. Beside the recording one from which the choice in the middle of an attempt is taken: the arm at work goes on
@@ -17,7 +17,6 @@ import common
 import numpy as np
 import torch
 
-from routegym.evaluation.attainable import attainable_policy
 from routegym.evaluation.frontier import aiq, hull
 from routegym.evaluation.outcomes import Grid, play
 from routegym.evaluation.references import arms_alone
@@ -83,10 +82,6 @@ def main() -> None:
         lead = bootstrap(lambda a, b: of(b) - of(a), sweeps)
         difference = f"{lead.estimate:+.3f} [{lead.low:+.3f}, {lead.high:+.3f}]"
         rows.append((name, *(f"{of(sweep.points()):.3f}" for sweep in sweeps), difference))
-    if not args.quick:
-        bounds = [play(attainable_policy(recording, "test"), recording, "test", grid) for recording in ways]
-        values = [of((bound.costs.mean(axis=1), bound.scores.mean(axis=1))) for bound in bounds]
-        rows.append(("attainable bound", *(f"{value:.3f}" for value in values), ""))
 
     note = (
         f"{len(tasks)} test tasks, {len(seeds)} seeds of what is trained; 95 % paired bootstrap over tasks and "
