@@ -133,7 +133,8 @@ class IRTPolicy:
         legal = masks[:, : self.n_arms]
         running = flat[:, self._columns.running] > 0.5 if len(self._columns.running) else np.zeros_like(legal)
         begun = self._begun(flat)
-        left = np.clip(self._most - begun, 0, None)
+        # without a verdict a second answer would take the first one's place, and nobody says which is right
+        left = np.clip((self._most if self._told else 1) - begun, 0, None)
         expected = (chance * posterior[:, None]).sum(axis=2)
         with np.errstate(divide="ignore", over="ignore"):
             per_success = np.where(legal, cost / np.maximum(expected, 1e-12), np.inf)
