@@ -159,70 +159,29 @@ def _of_bench(
     tell: Callable[[str], None],
 ) -> Section:
     """A run of `routegym bench`: its fits and outcomes are read from its cache."""
-    from routegym.errors import ConfigError, RunError
-    from routegym.evaluation.bench import (
-        BenchSettings,
-        Job,
-        bench_parts,
-        bound_file,
-        entries,
-        held_out,
-        policy_of_job,
-        read_outcomes,
-    )
-    from routegym.evaluation.comparison import Comparison
-    from routegym.evaluation.outcomes import Grid
+    from routegym.errors import RunError
+    from routegym.evaluation.bench import open_bench
     from routegym.evaluation.page import Section
-    from routegym.evaluation.references import references
 
-    made = metrics["made"]
     try:
-        source = made.get("recording", metrics["recording"])
-        recording = _recording(folder, source, metrics["content_hash"], moved)
-        grid = Grid.of(recording, metrics["budgets_usd"], metrics["lambdas"])
-        folds = made.get("folds", 0)
-        parts = bench_parts(source, recording, folds, folder / "cache")
-        split = "test" if folds else metrics["split"]
-        settings = [
-            BenchSettings.of(metrics["env"], name, part, grid, split, made.get("steps")) for name, part in parts.items()
-        ]
-        jobs = {
-            own: [Job(own, seed, one, folder / "cache") for seed in made["seeds"][: found["seeds"]] for one in settings]
-            for own, found in metrics["policies"].items()
-        }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(
-            f"{folder / 'metrics.json'}: damaged ({type(error).__name__}: {error}); run the bench again"
-        ) from None
-    tell("outcomes")
-    try:
-        every = [job for own in jobs.values() for job in own]
-        found = entries(every, held_out(parts))
-        first = entries([job for job in every if job.settings is settings[0]])
-    except ConfigError as error:
-        raise RunError(
-            f"{folder / 'cache'}: {error}, with the same command, `{made['command']}`; "
-            "what is there is not fitted again"
-        ) from None
-    tell("references")
-    bound = None if metrics["attainable"] is None else read_outcomes(bound_file(folder / "cache", settings[0]))
-    against = references(recording, metrics["split"], grid, bound)
-    comparison = played = Comparison(recording, metrics["split"], grid, found, against)
-    part = parts[settings[0].recording]
-    if folds:
-        played = Comparison(part, split, grid, first, references(part, split, grid))
+        made = metrics["made"]
+        source, content_hash = made.get("recording", metrics["recording"]), metrics["content_hash"]
+    except (KeyError, AttributeError) as error:
+        raise RunError(f"{folder / 'metrics.json'}: damaged (no {error}); run the bench again") from None
+    recording = _recording(folder, source, content_hash, moved)
+    bench = open_bench(folder, metrics, recording, tell)
     return Section(
         name=name,
         env=metrics["env"],
-        comparison=comparison,
-        played=played,
+        comparison=bench.comparison,
+        played=bench.played,
         metrics=metrics,
-        policy=lambda one: policy_of_job(jobs[one][0], part),
+        policy=bench.policy,
         commands=(made["command"], command),
         seeds=tuple(made["seeds"]),
         machine=made["machine"],
         versions=made["versions"],
-        cap=_cap(grid, budget),
+        cap=_cap(bench.comparison.grid, budget),
     )
 
 

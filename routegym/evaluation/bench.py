@@ -20,9 +20,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 import routegym
-from routegym.errors import ConfigError, MissingExtraError, RoutegymError
-from routegym.evaluation.comparison import Entry
+from routegym.errors import ConfigError, MissingExtraError, RoutegymError, RunError
+from routegym.evaluation.comparison import Comparison, Entry
 from routegym.evaluation.outcomes import Grid, Outcomes, play
+from routegym.evaluation.references import references
 from routegym.graph.folds import fold_recordings
 from routegym.graph.library import load_recording
 from routegym.policies.algorithm import Problem, algorithm_class, family_of
@@ -37,11 +38,13 @@ if TYPE_CHECKING:
 __all__ = [
     "BenchSettings",
     "Job",
+    "OpenBench",
     "bench_parts",
     "bound_file",
     "entries",
     "held_out",
     "keep_outcomes",
+    "open_bench",
     "policy_of_job",
     "read_outcomes",
     "run_jobs",
@@ -237,6 +240,68 @@ def _joined(parts: Sequence[tuple[Job, Outcomes]], places: Mapping[str, npt.NDAr
         scores, costs = scores[:, order], costs[:, order]
     violations, calls = (np.sum([getattr(one, name) for one in found], axis=0) for name in ("violations", "calls"))
     return Outcomes(scores, costs, violations, calls)
+
+
+@dataclass(frozen=True)
+class OpenBench:
+    """What a bench left in its folder."""
+
+    comparison: Comparison
+    played: Comparison
+    """The same on the tasks that `policy` has not seen: the first fold where there are folds, else `comparison`."""
+    policy: Callable[[str], Policy]
+    """The policy that an algorithm fitted with the first seed, and on the first fold."""
+
+
+def open_bench(
+    folder: Path, metrics: Mapping[str, Any], recording: Recording, tell: Callable[[str], None] = lambda step: None
+) -> OpenBench:
+    """Read the fits and outcomes of a bench from its cache.
+
+    Args:
+        folder: that `routegym bench` wrote.
+        metrics: its ``metrics.json``.
+        recording: that it was made with.
+        tell: is told what is done next.
+
+    Raises:
+        RunError: the metrics are damaged, or the cache lacks something.
+    """
+    try:
+        made = metrics["made"]
+        grid = Grid.of(recording, metrics["budgets_usd"], metrics["lambdas"])
+        folds = made.get("folds", 0)
+        parts = bench_parts(made.get("recording", metrics["recording"]), recording, folds, folder / "cache")
+        split = "test" if folds else metrics["split"]
+        settings = [
+            BenchSettings.of(metrics["env"], name, part, grid, split, made.get("steps")) for name, part in parts.items()
+        ]
+        jobs = {
+            own: [Job(own, seed, one, folder / "cache") for seed in made["seeds"][: found["seeds"]] for one in settings]
+            for own, found in metrics["policies"].items()
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{folder / 'metrics.json'}: damaged ({type(error).__name__}: {error}); run the bench again"
+        ) from None
+    tell("outcomes")
+    every = [job for own in jobs.values() for job in own]
+    try:
+        found = entries(every, held_out(parts))
+        first = entries([job for job in every if job.settings is settings[0]])
+    except ConfigError as error:
+        raise RunError(
+            f"{folder / 'cache'}: {error}, with the same command, `{made['command']}`; "
+            "what is there is not fitted again"
+        ) from None
+    tell("references")
+    bound = None if metrics["attainable"] is None else read_outcomes(bound_file(folder / "cache", settings[0]))
+    against = references(recording, metrics["split"], grid, bound)
+    comparison = played = Comparison(recording, metrics["split"], grid, found, against)
+    part = parts[settings[0].recording]
+    if folds:
+        played = Comparison(part, split, grid, first, references(part, split, grid))
+    return OpenBench(comparison, played, lambda name: policy_of_job(jobs[name][0], part))
 
 
 def policy_of_job(job: Job, recording: Recording) -> Policy:

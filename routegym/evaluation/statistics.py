@@ -20,7 +20,16 @@ from routegym.evaluation.frontier import aiq, gap_closed, hull
 if TYPE_CHECKING:
     from routegym.core.rollout import EpisodeTable
 
-__all__ = ["Interval", "Sweep", "aiq_difference", "bootstrap", "gap_closed_interval", "mean_interval", "score_bands"]
+__all__ = [
+    "Interval",
+    "Sweep",
+    "aiq_difference",
+    "bootstrap",
+    "difference_at_cost",
+    "gap_closed_interval",
+    "mean_interval",
+    "score_bands",
+]
 
 _Floats = npt.NDArray[np.float64]
 
@@ -175,6 +184,27 @@ def gap_closed_interval(
         return gap_closed(hull(*mine), hull(*single), hull(*best), *_cost_range(single))
 
     return bootstrap(share, (policy, oracle, arms), resamples=resamples, level=level, seed=seed)
+
+
+def difference_at_cost(
+    policy: Sweep, fixed: Sweep, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Score of a policy's frontier minus that of a fixed strategy, at the mean cost of the latter.
+
+    Between its points, and between the cheapest and doing nothing, the frontier is that of random mixtures. The cost is
+    taken anew with every resample.
+
+    Args:
+        policy: operating points.
+        fixed: one point.
+    """
+
+    def difference(mine: Points, theirs: Points) -> float:
+        line = hull(*mine)
+        at = np.interp(theirs[0][0], np.append(0.0, line.costs), np.append(0.0, line.scores))
+        return float(at - theirs[1][0])
+
+    return bootstrap(difference, (policy, fixed), resamples=resamples, level=level, seed=seed)
 
 
 def score_bands(sweep: Sweep, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> tuple[_Floats, _Floats]:

@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from routegym.cli.main import main
+from routegym.evaluation.bench import open_bench
+from routegym.graph.library import load_recording
 
 MINE = """
 import numpy as np
@@ -97,3 +99,34 @@ def test_what_cannot_be_fitted_here_is_said_and_left_out(
     )  # fmt: skip
     assert "acar left out" in " ".join(capsys.readouterr().err.split())
     assert set(json.loads((out / "metrics.json").read_text())["policies"]) == {"random"}
+
+
+def test_folds_hold_every_task_out_once(bench: tuple[Path, list[str]], recording: Path) -> None:
+    folder = bench[0]
+    arguments = [
+        "bench", "--recording", str(recording), "--out", str(folder / "folds"), "--seeds", "2", "--steps", "2048",
+        "--no-attainable", "--folds", "3", "--lambdas", "0", "1", "--policies", "linucb", "knn",
+    ]  # fmt: skip
+    main(arguments)
+    out = folder / "folds"
+    metrics = json.loads((out / "metrics.json").read_text())
+    whole = load_recording(recording)
+    assert metrics["split"] == "all"
+    assert metrics["tasks"] == len(whole.tasks)
+    assert metrics["lambdas"] == [0.0, 1.0]
+    assert metrics["made"]["folds"] == 3
+    assert len(list((out / "cache").glob("linucb-*"))) == 3 * 2  # every fold with every seed
+    again = open_bench(out, metrics, whole)
+    assert again.comparison.metrics()["policies"]["knn"]["aiq"] == metrics["policies"]["knn"]["aiq"]
+    held = again.played.recording
+    assert set(held.split("test")) < set(range(len(whole.tasks)))
+    assert again.policy("knn").predict is not None
+    tasks = again.played.entries["knn"].outcomes[0].scores.shape[1]
+    assert tasks == len(held.split("test"))
+
+
+def test_folds_replace_the_splits(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(["bench", "--recording", str(recording), "--folds", "5"])
+    assert error.value.code == 2
+    assert "no attainable bound (--no-attainable)" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from routegym.evaluation.statistics import (
     Sweep,
     aiq_difference,
     bootstrap,
+    difference_at_cost,
     gap_closed_interval,
     score_bands,
 )
@@ -118,3 +119,20 @@ def test_resamples_are_drawn_once_for_all_and_stay_what_they_were():
 def test_bad_input(call, text):
     with pytest.raises(ConfigError, match=text):
         call()
+
+
+def test_difference_at_the_cost_of_a_fixed_strategy_by_hand():
+    """Halfway between .2 at 1 and .8 at 3 is .5 at 2; halfway to doing nothing is .1 at .5."""
+    policy = sweep([[0.2] * 4, [0.8] * 4], [1, 3])
+    assert difference_at_cost(policy, sweep([[0.4] * 4], [2])).estimate == pytest.approx(0.1)
+    assert difference_at_cost(policy, sweep([[0.4] * 4], [0.5])).estimate == pytest.approx(-0.3)
+    dearer = difference_at_cost(policy, sweep([[0.7] * 4], [9]))
+    assert (dearer.low, dearer.high) == pytest.approx((0.1, 0.1))
+
+
+def test_the_difference_at_a_cost_is_paired():
+    rng = np.random.default_rng(0)
+    hard = rng.random(300)
+    found = difference_at_cost(sweep([hard * 0.5 + 0.02], [1]), sweep([hard * 0.5], [1]))
+    assert found.excludes_zero
+    assert found.high - found.low < 1e-9
