@@ -15,6 +15,7 @@ from routegym.graph.imports.reading import COLUMNS, Column, file_sha256, read_ta
 __all__ = ["read_outcomes", "read_prices", "read_steps", "read_turns"]
 
 _TOKENS = ("prompt_tokens", "completion_tokens")
+_JOINED = ("query", "arm")  # what several columns may make
 _PRICES = {
     "arm": COLUMNS["arm"],
     "usd_in_per_m": Column("number", high=1e5),
@@ -45,7 +46,9 @@ def read_outcomes(
             ``completion_tokens``, ``cost_usd``, ``reward`` and ``trial``.
         prices: a table of ``arm``, ``usd_in_per_m`` and ``usd_out_per_m``: USD per million prompt and completion
             tokens.
-        columns: where a column has another name in the files, for example ``{"arm": "model"}``.
+        columns: where a column has another name in the files, for example ``{"arm": "model"}``, or in one of them:
+            ``{"turns.arm": "model"}``. Where several columns make a query or an arm: ``{"arm": "model+effort"}``; what
+            they hold is joined by slashes, without empty cells.
         delimiter: of CSV files.
         verdict: whether the environment told at run time if an attempt had succeeded.
         name: of the data set; the name of the source by default.
@@ -57,12 +60,12 @@ def read_outcomes(
     _check_names(renamed)
     own = {"prompt": Column("text", optional=True)} | {c: COLUMNS[c] for c in QUERIES if c not in ("query", "prompt")}
     wanted = {column: COLUMNS[column] for column in RESPONSES} | (own if queries is None else {})
-    table = _read(source, wanted, renamed, delimiter)
+    table = _read(source, wanted, _named(renamed), delimiter)
     responses = table.select([column for column in table.column_names if column in RESPONSES])
     if queries is None:
         asked = _queries_of(table, Path(source))
     else:
-        asked = _read(queries, {column: COLUMNS[column] for column in QUERIES}, renamed, delimiter)
+        asked = _read_queries(queries, renamed, delimiter)
     steps = None if turns is None else read_turns(turns, renamed, delimiter)
     files = [Path(path) for path in (source, queries, turns, prices) if path is not None]
     return RoutingData(
@@ -78,7 +81,9 @@ def read_outcomes(
 
 def read_turns(path: Path | str, columns: Mapping[str, str] | None = None, delimiter: str | None = None) -> pa.Table:
     """A table with one row per turn of an attempt; see `read_outcomes`."""
-    return _read(path, {column: COLUMNS[column] for column in TURNS}, dict(columns or {}), delimiter)
+    renamed = dict(columns or {})
+    _check_names(renamed)
+    return _read(path, {column: COLUMNS[column] for column in TURNS}, _named(renamed, "turns"), delimiter)
 
 
 def read_prices(
@@ -89,7 +94,9 @@ def read_prices(
     Raises:
         ImportDataError: naming file, line and field; or an arm has two prices.
     """
-    table = _read(path, _PRICES, dict(columns or {}), delimiter)
+    renamed = dict(columns or {})
+    _check_names(renamed)
+    table = _read(path, _PRICES, _named(renamed, "prices"), delimiter)
     arms = table["arm"].to_pylist()
     twice = sorted({arm for arm in arms if arms.count(arm) > 1})
     if twice:
@@ -121,10 +128,11 @@ def read_steps(
     """
     renamed = dict(columns or {})
     _check_names(renamed)
-    table = _read(source, {column: COLUMNS[column] for column in (*TURNS, "score")}, renamed, delimiter)
+    table = _read(source, {column: COLUMNS[column] for column in (*TURNS, "score")}, _named(renamed), delimiter)
     keys = [column for column in ("query", "arm", "trial") if column in table.column_names]
     ordered = table.sort_by([(column, "ascending") for column in (*keys, "turn")])
-    sums = [(column, "sum") for column in ("cost_usd", *_TOKENS) if column in table.column_names]
+    whole_sum = pc.ScalarAggregateOptions(skip_nulls=False)  # of turns that are not all known, nothing is known
+    sums = [(column, "sum", whole_sum) for column in ("cost_usd", *_TOKENS) if column in table.column_names]
     whole = ordered.group_by(keys, use_threads=False).aggregate([("score", "last"), *sums])
     plain = [column.removesuffix("_sum").removesuffix("_last") for column in whole.column_names]
     responses = whole.rename_columns(plain)
@@ -132,7 +140,7 @@ def read_steps(
         ids = responses["query"].unique()
         asked = pa.table({"query": ids, "prompt": ids})
     else:
-        asked = _read(queries, {column: COLUMNS[column] for column in QUERIES}, renamed, delimiter)
+        asked = _read_queries(queries, renamed, delimiter)
     files = [Path(path) for path in (source, queries, prices) if path is not None]
     return RoutingData(
         name=name or Path(source).name.partition(".")[0],
@@ -149,7 +157,24 @@ def _read(
     path: Path | str, wanted: Mapping[str, Column], renamed: Mapping[str, str], delimiter: str | None
 ) -> pa.Table:
     names = {column: name for column, name in renamed.items() if column in wanted}
-    return read_table(path, wanted, names, delimiter=delimiter)
+    joined = {column: name.split("+") for column, name in names.items() if column in _JOINED and "+" in name}
+    if not joined:
+        return read_table(path, wanted, names, delimiter=delimiter)
+    parts = {part: Column("name", optional=True, most=400) for found in joined.values() for part in found}
+    plain = {column: kind for column, kind in wanted.items() if column not in joined}
+    both = sorted(set(parts) & set(plain))
+    if both:
+        raise ImportDataError(f"columns makes {both[0]!r} part of a name, and it is a column of its own; rename it")
+    table = read_table(path, plain | parts, {c: n for c, n in names.items() if c in plain}, delimiter=delimiter)
+    for column, found in joined.items():
+        missing = [part for part in found if part not in table.column_names]
+        if len(missing) == len(found):
+            raise ImportDataError(f"{path}: no value in any of the columns {', '.join(found)}; name others (--columns)")
+        cells = [table[part].combine_chunks() for part in found if part not in missing]
+        cells = [pc.if_else(pc.equal(part, ""), pa.scalar(None, pa.string()), part) for part in cells]
+        name = pc.binary_join_element_wise(*cells, "/", null_handling="skip")
+        table = table.append_column(column, name).drop_columns([part for part in found if part in table.column_names])
+    return table
 
 
 def _queries_of(table: pa.Table, source: Path) -> pa.Table:
@@ -170,8 +195,25 @@ def _queries_of(table: pa.Table, source: Path) -> pa.Table:
     return asked
 
 
+def _read_queries(path: Path | str, renamed: Mapping[str, str], delimiter: str | None) -> pa.Table:
+    return _read(path, {column: COLUMNS[column] for column in QUERIES}, _named(renamed, "queries"), delimiter)
+
+
+_TABLES = {"queries": QUERIES, "turns": TURNS, "prices": _PRICES}
+
+
+def _named(renamed: Mapping[str, str], table: str = "") -> dict[str, str]:
+    """The names that hold in a table: those of all tables, and its own."""
+    own = {column.partition(".")[2]: name for column, name in renamed.items() if column.partition(".")[0] == table}
+    return {column: name for column, name in renamed.items() if "." not in column} | own
+
+
 def _check_names(renamed: Mapping[str, str]) -> None:
     known = {*RESPONSES, *QUERIES, *TURNS, *_PRICES}
     for column in renamed:
-        if column not in known:
-            raise ImportDataError(f"columns names {column!r}; expected some of {', '.join(sorted(known))}")
+        table, dot, name = column.partition(".")
+        if column not in known and not (dot and name in _TABLES.get(table, ())):
+            raise ImportDataError(
+                f"columns names {column!r}; expected some of {', '.join(sorted(known))}, or one of them after "
+                f"{', '.join(f'{table}.' for table in _TABLES)}"
+            )
