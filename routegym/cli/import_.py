@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shlex
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -76,8 +77,6 @@ class Import:
 
     def run(self) -> None:
         """Read, report, save."""
-        from rich.console import Console
-
         from routegym.cli.recording import writing
         from routegym.errors import ConfigError, RecordingError
         from routegym.evaluation.import_report import import_page, import_report
@@ -89,15 +88,14 @@ class Import:
         if self.report is not None and self.report.is_dir():
             raise ConfigError(f"{self.report}: is a folder; name a file with --report")
         options = self._options()
-        console = Console(stderr=True)
-        with console.status(f"reading {self.source}"):
+        with _status(f"reading {self.source}"):
             imported = import_data(self.format, self.source, **options)
-        with console.status("looking for leaks and odd units"):
+        with _status("looking for leaks and odd units"):
             report = import_report(imported)
         provenance = imported.recording.provenance
         provenance["made_by"] = self._command()
         provenance["imported"]["report"] = report.summary()
-        with console.status(f"writing {self.out}"), writing(self.out):
+        with _status(f"writing {self.out}"), writing(self.out):
             imported.recording.save(self.out)
         if self.report is not None:
             with writing(self.report):
@@ -162,6 +160,15 @@ def import_help() -> str:
     about = inspect.cleandoc(str(Import.__doc__))
     firsts = {name: str(reader_of(name).__doc__).strip().splitlines()[0] for name in FORMATS}
     return "\n".join([about, "", "formats:", *(f"  {name:<16} {line}" for name, line in firsts.items())])
+
+
+def _status(text: str) -> AbstractContextManager[Any]:
+    """What is being done, on stderr, where somebody is watching."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(stderr=True)
+    return console.status(escape(text)) if console.is_terminal else nullcontext()
 
 
 def _pairs(columns: tuple[str, ...]) -> dict[str, str]:

@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _commands(given: list[str]) -> Any:
-    """The union of all commands; without one, all but the first line of their descriptions is left to their own help."""
+    """The union of all commands; where none is given, the first line of what each says of itself is enough."""
     brief = not given or given[0].startswith("-")
     found: list[Any] = []
     for command in (Train, Evaluate, Bench, Enjoy, Record, Recording, Import, Export, Tasks, Pool, Doctor):

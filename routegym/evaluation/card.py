@@ -199,7 +199,7 @@ def _examples(recording: Recording) -> str:
     lines = ["Examples, cut short:", "", "| id | prompt | reference |", "| --- | --- | --- |"]
     for task in chosen[:_EXAMPLES]:
         cells = tasks.ids[task], _cut(tasks.prompts[task], _PROMPT), _cut(tasks.references[task], _REFERENCE)
-        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+        lines.append(f"| {' | '.join(map(plain_markdown, cells))} |")
     return "\n".join(lines)
 
 

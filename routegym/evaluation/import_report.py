@@ -328,8 +328,8 @@ def arm_table(report: ImportReport) -> Table:
     """Accuracy, cost, tokens and price of each arm, and the oracle."""
     stated = any(arm.stated is not None for arm in report.arms)
     priced = any(arm.fitted or arm.price for arm in report.arms)
-    header = ("arm", "rows", "score", "mean USD", "prompt tokens", "completion tokens")
-    header += (("USD per million tokens",) if priced else ()) + (("stated",) if stated else ())
+    extra = (("USD per million tokens",) if priced else ()) + (("stated",) if stated else ())
+    header = ("arm", "rows", "score", "mean USD", "prompt tokens", "completion tokens", *extra)
     rows = []
     for arm in report.arms:
         price = arm.fitted or arm.price
@@ -347,7 +347,11 @@ def arm_table(report: ImportReport) -> Table:
         notes=(
             "Score and mean USD per query in the recording; rows and tokens in the source.",
             "Oracle: the best score of each query, ties to the arm that is cheapest there.",
-            *(("Prices for prompt / completion tokens, fitted to the costs, or those of the source.",) if priced else ()),
+            *(
+                ("Prices for prompt / completion tokens, fitted to the costs, or those of the source.",)
+                if priced
+                else ()
+            ),
         ),
         strong=frozenset({report.best_arm}),
     )

@@ -7,12 +7,14 @@ import gzip
 import hashlib
 import json
 import math
+import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +23,9 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from routegym.errors import ImportDataError
+from routegym.tasks.taskset import SPLITS
 
-__all__ = ["COLUMNS", "Column", "file_sha256", "open_text", "read_json", "read_table"]
+__all__ = ["COLUMNS", "Column", "cell_error", "file_sha256", "open_text", "read_json", "read_table"]
 
 _BLOCK = 1 << 24  # bytes of CSV read at a time, and so the longest row
 _ROWS = 1 << 16  # rows of JSON lines and Parquet read at a time
@@ -30,6 +33,8 @@ _DELIMITERS = ",;\t|"
 _INVISIBLE = "\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
 _PICKLE = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".npy", ".npz")
 _TRUTH = {"true": "1", "false": "0"}
+_SHOWN = 60  # characters of a value in a message
+_NOT_UTF8 = re.compile(r"In CSV column #(\d+): Row #(\d+): .*invalid UTF8")
 _LARGEST_USD = 10_000.0
 
 
@@ -48,6 +53,10 @@ class Column:
     """Smallest number."""
     most: int = 1_000_000
     """Longest text, in characters."""
+    truth: bool = False
+    """Whether true and false are numbers here, 1 and 0."""
+    among: tuple[str, ...] = ()
+    """The only texts there are, if not all are allowed."""
 
 
 _NAME = Column("name", most=400)
@@ -56,7 +65,7 @@ _NAME = Column("name", most=400)
 COLUMNS: dict[str, Column] = {
     "query": _NAME,
     "arm": _NAME,
-    "score": Column("number", high=1.0),
+    "score": Column("number", high=1.0, truth=True),
     "cost_usd": Column("number", optional=True, high=_LARGEST_USD),
     "prompt_tokens": Column("count", optional=True, high=2**31 - 1),
     "completion_tokens": Column("count", optional=True, high=2**31 - 1),
@@ -65,7 +74,7 @@ COLUMNS: dict[str, Column] = {
     "prompt": Column("text"),
     "kind": Column("text", optional=True, most=400),
     "reference": Column("text", optional=True),
-    "split": Column("text", optional=True, most=40),
+    "split": Column("text", optional=True, among=SPLITS),
     "turn": Column("count", high=1e4),
     "feedback": Column("name", most=100),
     "reward": Column("number", optional=True, low=-1e6, high=1e6),
@@ -95,19 +104,21 @@ def read_table(
         ImportDataError: naming the file, the line (row, for Parquet) and the column, the value and the remedy.
     """
     path, names = Path(path), {name: name for name in columns} | dict(names or {})
-    _check_file(path)
-    suffix = _suffix(path)
+    _check_delimiter(delimiter)
     named = {name: names[name] for name in columns}
     with _readable(path):
+        _check_file(path)
+        suffix = _suffix(path)
         if suffix in (".csv", ".tsv"):
             separator = delimiter or ("\t" if suffix == ".tsv" else ",")
             present = _present(path, _csv_header(path, separator), columns, named, separator)
+            _check_quotes(path, separator)
             batches = _csv_batches(path, present, separator)
         elif suffix == ".jsonl":
             present = named
-            batches = _json_batches(path, present)
+            batches = _json_batches(path, present, columns)
         else:
-            present = _present(path, pq.ParquetFile(path).schema_arrow.names, columns, named, None)
+            present = _present(path, pq.read_schema(path).names, columns, named, None)
             batches = _parquet_batches(path, present)
         tables: list[pa.RecordBatch] = []
         first = 0
@@ -132,12 +143,15 @@ def read_json(path: Path | str) -> Any:
         ImportDataError: it is missing, or not JSON.
     """
     path = Path(path)
-    _check_file(path, table=False)
-    with _readable(path), open_text(path) as file:
-        try:
-            return json.load(file, parse_constant=_refuse_constant, object_pairs_hook=_unique)
-        except (ValueError, RecursionError) as error:
-            raise ImportDataError(f"{path}: not valid JSON ({error}); get the file again") from None
+    with _readable(path):
+        _check_file(path, table=False)
+        with open_text(path) as file:
+            try:
+                return json.load(file, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+            except UnicodeDecodeError:
+                raise
+            except (ValueError, RecursionError) as error:
+                raise ImportDataError(f"{path}: not valid JSON ({error}); get the file again") from None
 
 
 def open_text(path: Path) -> IO[str]:
@@ -147,10 +161,31 @@ def open_text(path: Path) -> IO[str]:
     return path.open(encoding="utf-8-sig", newline="")
 
 
+def _open_bytes(path: Path) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(path) if path.suffix == ".gz" else path.open("rb"))
+
+
 def file_sha256(path: Path | str) -> str:
     """sha256 of a file, hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cell_error(
+    path: Path | str, row: int, column: str, value: Any, expected: str, delimiter: str | None = None
+) -> ImportDataError:
+    """What to say of a cell that `read_table` had no objection to.
+
+    Args:
+        path: of the table.
+        row: of the cell, from 0.
+        column: its name in the file.
+        value: that it has.
+        expected: what it should be, and the remedy.
+        delimiter: as `read_table` was called with.
+    """
+    path = Path(path)
+    return _Place(path, column, 0, _suffix(path), delimiter).error(row, value, expected)
 
 
 @dataclass(frozen=True)
@@ -164,9 +199,8 @@ class _Place:
     delimiter: str | None
 
     def error(self, row: int, value: Any, expected: str) -> ImportDataError:
-        shown = repr(value if not isinstance(value, str) or len(value) <= 60 else value[:57] + "...")
         return ImportDataError(
-            f"{self.path}, {self.line(self.first + row)}, field {self.column!r}: {shown}; expected {expected}"
+            f"{self.path}, {self.line(self.first + row)}, field {self.column!r}: {_shown(value)}; expected {expected}"
         )
 
     def line(self, row: int) -> str:
@@ -177,13 +211,14 @@ class _Place:
             if self.suffix == ".jsonl":
                 number = next(islice((n for n, line in enumerate(file, 1) if line.strip()), row, None))
                 return f"line {number}"
-            reader = csv.reader(file, delimiter=self.delimiter or ("\t" if self.suffix == ".tsv" else ","))
-            before = 0
-            for found, cells in enumerate(islice((r for r in reader if r), row + 2)):
-                if found == row + 1:
-                    return f"line {before + 1}"
-                del cells
-                before = reader.line_num
+            before, found = 0, -1  # the header is row -1; lines without anything are no rows
+            with _long_fields():
+                reader = csv.reader(file, delimiter=self.delimiter or ("\t" if self.suffix == ".tsv" else ","))
+                for cells in reader:
+                    if cells and found == row:
+                        return f"line {before + 1}"
+                    found += bool(cells)
+                    before = reader.line_num
         return f"row {row + 1}"
 
 
@@ -191,20 +226,24 @@ def _checked(cells: pa.Array, column: Column, place: _Place) -> pa.Array:
     """Cells as what their column says."""
     if column.kind in ("name", "text"):
         return _checked_text(cells, column, place)
-    if pa.types.is_boolean(cells.type):
+    kind = cells.type
+    if pa.types.is_boolean(kind) and column.truth:
         cells = cells.cast(pa.int8())
-    if pa.types.is_string(cells.type):
+    elif pa.types.is_string(kind):
         cells = _numbers(cells, column, place)
-    if not (pa.types.is_integer(cells.type) or pa.types.is_floating(cells.type) or pa.types.is_null(cells.type)):
-        raise place.error(0, cells[0].as_py(), "a number")
+    elif not (
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)
+    ):
+        row = int(np.argmax(cells.is_valid()))
+        raise place.error(row, cells[row].as_py(), "a number")
     values = cells.cast(pa.float64(), safe=False)
     if values.null_count and not column.optional:
         raise place.error(int(np.argmax(values.is_null())), None, "a number; drop the row or fill the cell")
     bounds = f"a number from {column.low:g} to {column.high:g}" if column.high < math.inf else "a finite number"
     if column.kind == "count":
-        bounds = f"a whole number from 0 to {column.high:g}"
+        bounds = f"a whole number from 0 to {column.high:,.0f}"
     plain = values.fill_null(column.low).to_numpy(zero_copy_only=False)
-    bad = ~((plain >= column.low) & (plain <= column.high))
+    bad = ~((plain >= column.low) & (plain <= column.high) & np.isfinite(plain))
     if column.kind == "count":
         bad |= plain != np.floor(plain)
     if bad.any():
@@ -214,21 +253,26 @@ def _checked(cells: pa.Array, column: Column, place: _Place) -> pa.Array:
 
 
 def _checked_text(cells: pa.Array, column: Column, place: _Place) -> pa.Array:
-    if not (pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type) or pa.types.is_null(cells.type)):
-        if column.kind == "name" and pa.types.is_integer(cells.type):  # ids are often numbers
-            cells = cells.cast(pa.string())
-        else:
-            raise place.error(0, cells[0].as_py(), "text; put the column in quotes")
+    kind = cells.type
+    if not (pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):  # ids are often numbers
+        row = int(np.argmax(cells.is_valid()))
+        raise place.error(row, cells[row].as_py(), "text; put the column in quotes")
     cells = cells.cast(pa.string())
     if not column.optional:
         blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(cells), ""), True).to_numpy(zero_copy_only=False)
         if blank.any():
-            raise place.error(int(np.argmax(blank)), "", "text; an empty cell is not a name or a prompt")
+            row = int(np.argmax(blank))
+            raise place.error(row, cells[row].as_py(), "text; an empty cell is not a name or a prompt")
     long = pc.fill_null(pc.greater(pc.utf8_length(cells), column.most), False).to_numpy(zero_copy_only=False)
     if long.any():
         row = int(np.argmax(long))
         length = len(cells[row].as_py())
         raise place.error(row, cells[row].as_py(), f"at most {column.most:,} characters, these are {length:,}; cut it")
+    if column.among:
+        known = pc.is_in(cells, pa.array([*column.among, "", None], pa.string())).to_numpy(zero_copy_only=False)
+        if not known.all():
+            row = int(np.argmin(known))
+            raise place.error(row, cells[row].as_py(), f"one of {', '.join(column.among)}; rename or drop the column")
     if column.kind == "name":
         odd = pc.match_substring_regex(pc.fill_null(cells, ""), f"[{_INVISIBLE}\\x00-\\x1f\\x7f]")
         if pc.any(odd).as_py():
@@ -253,10 +297,28 @@ def _numbers(cells: pa.Array, column: Column, place: _Place) -> pa.Array:
     values: list[float | None] = []
     for row, text in enumerate(trimmed.to_pylist()):
         try:
-            values.append(None if text is None else float(_TRUTH.get(text.lower(), text.replace("_", "?"))))
+            number = _TRUTH.get((text or "").lower(), text) if column.truth else text
+            values.append(None if number is None else float(number.replace("_", "?").encode("ascii")))
         except ValueError:
             raise place.error(row, text, "a number, with a point and without unit or thousands separator") from None
     return pa.array(values, pa.float64())
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: short, and nothing in it that a terminal obeys."""
+    text = repr(value[: _SHOWN + 1] if isinstance(value, (str, bytes)) else value)
+    return text if len(text) <= _SHOWN + 2 else f"{text[: _SHOWN - 3]}..."
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names in a message, likewise."""
+    text = ", ".join(names)[:300]
+    return text if text.isprintable() else repr(text)
+
+
+def _check_delimiter(delimiter: str | None) -> None:
+    if delimiter is not None and (len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n'):
+        raise ImportDataError(f"delimiter = {delimiter!r}; expected one ASCII character that is no quotation mark")
 
 
 def _check_file(path: Path, table: bool = True) -> None:
@@ -291,11 +353,53 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except ImportDataError:
         raise
-    except UnicodeDecodeError as error:
-        raise ImportDataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
-    except (pa.ArrowException, OSError, EOFError, csv.Error) as error:
+    except UnicodeDecodeError:
+        raise ImportDataError(f"{path}{_first_odd_line(path)}: not UTF-8 text; convert the file to UTF-8") from None
+    except (pa.ArrowException, OSError, EOFError, csv.Error, zlib.error) as error:
         reason = " ".join(str(error).split())[:300]
         raise ImportDataError(f"{path}: cannot be read ({reason}); get or convert the file again") from None
+
+
+def _first_odd_line(path: Path) -> str:
+    """Where a text file stops being UTF-8."""
+    with _open_bytes(path) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return f", line {number}, byte {error.start + 1} of it"
+    return ""
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Let `csv` read fields as long as a block."""
+    before = csv.field_size_limit(_BLOCK)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _check_quotes(path: Path, delimiter: str) -> None:
+    """Refuse a quotation mark that is never closed: all that follows it would count as one field."""
+    marks = 0
+    with _open_bytes(path) as file:
+        while part := file.read(_BLOCK):
+            marks += part.count(b'"')
+    if marks % 2 == 0:
+        return
+    with open_text(path) as file, _long_fields():
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        before = 0
+        try:
+            for _ in reader:
+                before = reader.line_num
+        except csv.Error:
+            raise ImportDataError(
+                f"{path}, line {before + 1}: a quotation mark is not closed, or not doubled within quotation marks; "
+                "close or double it"
+            ) from None
 
 
 def _csv_header(path: Path, delimiter: str) -> list[str]:
@@ -323,7 +427,7 @@ def _present(
         hint = (
             f"its fields seem to be separated by {other[0]!r}, say so (--delimiter)" if other else "name it (--columns)"
         )
-        raise ImportDataError(f"{path}, line 1: no column {missing[0]!r}; it has {', '.join(header)[:300]}; {hint}")
+        raise ImportDataError(f"{path}, line 1: no column {missing[0]!r}; it has {_listed(header)}; {hint}")
     return {name: column for name, column in named.items() if column in header}
 
 
@@ -352,12 +456,20 @@ def _csv_batches(path: Path, present: Mapping[str, str], delimiter: str) -> Iter
             for batch in reader:
                 yield pa.record_batch({name: batch[column] for name, column in present.items()})
     except pa.ArrowInvalid as error:
+        place = _Place(path, "", 0, _suffix(path), delimiter)
         if odd:
             row = odd[0]
-            where = "" if row.number is None else f", line {row.number}"
+            where = "" if row.number is None else f", {place.line(row.number - 2)}"
             raise ImportDataError(
                 f"{path}{where}: {row.actual_columns} fields where the header has {row.expected_columns} "
-                f"({(row.text or '')[:60]!r}); quote fields that contain the delimiter"
+                f"({_shown(row.text or '')}); quote fields that contain the delimiter"
+            ) from None
+        if str(error).startswith("Empty CSV"):
+            return  # a header and nothing else
+        if undecodable := _NOT_UTF8.search(str(error)):
+            column = _csv_header(path, delimiter)[int(undecodable[1])]
+            raise ImportDataError(
+                f"{path}{_first_odd_line(path)}, field {column!r}: not UTF-8 text; convert the file to UTF-8"
             ) from None
         if "straddl" in str(error) or "block" in str(error):
             raise ImportDataError(
@@ -366,49 +478,89 @@ def _csv_batches(path: Path, present: Mapping[str, str], delimiter: str) -> Iter
         raise
 
 
-def _json_batches(path: Path, present: dict[str, str]) -> Iterator[pa.RecordBatch]:
+def _json_batches(path: Path, present: Mapping[str, str], columns: Mapping[str, Column]) -> Iterator[pa.RecordBatch]:
     def rows(file: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+                row = json.loads(line, object_pairs_hook=_unique)
             except (ValueError, RecursionError) as error:
                 raise ImportDataError(f"{path}, line {number}: not valid JSON ({error}); correct the line") from None
             if not isinstance(row, dict):
-                raise ImportDataError(f"{path}, line {number}: {row!r:.60}; expected an object with named fields")
+                raise ImportDataError(f"{path}, line {number}: {_shown(row)}; expected an object with named fields")
+            for name, column in present.items():
+                if not columns[name].optional and column not in row:
+                    raise ImportDataError(
+                        f"{path}, line {number}: no field {column!r}; it has {_listed(row)}; "
+                        "name it (--columns), or drop the line"
+                    )
             yield number, row
 
     with open_text(path) as file:
         found = rows(file)
         while part := list(islice(found, _ROWS)):
-            yield pa.record_batch({name: _json_cells(path, part, column) for name, column in present.items()})
+            yield pa.record_batch(
+                {name: _json_cells(path, part, column, columns[name]) for name, column in present.items()}
+            )
 
 
-def _json_cells(path: Path, part: Sequence[tuple[int, dict[str, Any]]], column: str) -> pa.Array:
-    values = [row.get(column) for _, row in part]
+def _json_cells(path: Path, part: Sequence[tuple[int, dict[str, Any]]], name: str, column: Column) -> pa.Array:
+    """Values of one field as texts, numbers or truth values, whichever they all are."""
+    values = [row.get(name) for _, row in part]
     kinds = {type(value) for value in values if value is not None}
-    if kinds <= {int, float, bool} and kinds:
-        values = [None if value is None else float(value) for value in values]
-        return pa.array(values, pa.float64())
-    if kinds <= {str}:
+    if kinds <= {int, str} and column.kind in ("name", "text"):  # ids are often numbers
+        values = [None if value is None else str(value) for value in values]
+        for row, value in enumerate(values):
+            if value is not None and not _encodable(value):
+                raise ImportDataError(
+                    f"{path}, line {part[row][0]}, field {name!r}: half of a surrogate pair; correct the text"
+                )
         return pa.array(values, pa.string())
-    if kinds == {int, str}:  # ids are often numbers
-        return pa.array([None if value is None else str(value) for value in values], pa.string())
-    wrong = next(row for row, value in enumerate(values) if isinstance(value, (dict, list)) or type(value) is not str)
+    if kinds == {bool}:
+        return pa.array(values, pa.bool_())
+    if kinds <= {int, float}:
+        return pa.array([None if value is None else _float(value) for value in values], pa.float64())
+    if kinds == {str}:
+        return pa.array([value if value is None or _encodable(value) else "?" for value in values], pa.string())
+    usual = float if column.kind in ("number", "count") else str
+    wrong = next(row for row, value in enumerate(values) if value is not None and not _alike(value, usual))
     raise ImportDataError(
-        f"{path}, line {part[wrong][0]}, field {column!r}: {values[wrong]!r:.60}; expected one kind of value in the "
-        "whole column, text or a number"
+        f"{path}, line {part[wrong][0]}, field {name!r}: {_shown(values[wrong])}; expected one kind of value in the "
+        f"whole column, {'a number' if usual is float else 'text'}"
     )
+
+
+def _alike(value: Any, kind: type) -> bool:
+    return type(value) is kind or (type(value) is int and kind is float)
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _parquet_batches(path: Path, present: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(path, memory_map=True) as file:
         for batch in file.iter_batches(batch_size=_ROWS, columns=list(present.values()), use_threads=False):
-            arrays = {name: batch[column] for name, column in present.items()}
-            yield pa.record_batch(
-                {n: a.dictionary_decode() if pa.types.is_dictionary(a.type) else a for n, a in arrays.items()}
-            )
+            yield pa.record_batch({name: _plain(batch[column]) for name, column in present.items()})
+
+
+def _plain(cells: pa.Array) -> pa.Array:
+    """Cells without the forms in which Parquet may keep texts."""
+    if pa.types.is_dictionary(cells.type):
+        cells = cells.dictionary_decode()
+    return cells.cast(pa.string()) if pa.types.is_large_string(cells.type) else cells
 
 
 def _refuse_constant(name: str) -> float:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from routegym.errors import ImportDataError
 from routegym.graph.imports.data import QUERIES, RESPONSES, TURNS, RoutingData
-from routegym.graph.imports.reading import COLUMNS, Column, file_sha256, read_table
+from routegym.graph.imports.reading import COLUMNS, Column, cell_error, file_sha256, read_table
 
 __all__ = ["read_outcomes", "read_prices", "read_steps", "read_turns"]
 
@@ -62,10 +63,12 @@ def read_outcomes(
     wanted = {column: COLUMNS[column] for column in RESPONSES} | (own if queries is None else {})
     table = _read(source, wanted, _named(renamed), delimiter)
     responses = table.select([column for column in table.column_names if column in RESPONSES])
-    if queries is None:
-        asked = _queries_of(table, Path(source))
-    else:
-        asked = _read_queries(queries, renamed, delimiter)
+    _refuse_doubles(table, ("query", "arm", "trial"), source, _named(renamed), delimiter, _TRIALS)
+    asked = (
+        _queries_of(table, source, renamed, delimiter)
+        if queries is None
+        else _read_queries(queries, renamed, delimiter)
+    )
     steps = None if turns is None else read_turns(turns, renamed, delimiter)
     files = [Path(path) for path in (source, queries, turns, prices) if path is not None]
     return RoutingData(
@@ -83,7 +86,10 @@ def read_turns(path: Path | str, columns: Mapping[str, str] | None = None, delim
     """A table with one row per turn of an attempt; see `read_outcomes`."""
     renamed = dict(columns or {})
     _check_names(renamed)
-    return _read(path, {column: COLUMNS[column] for column in TURNS}, _named(renamed, "turns"), delimiter)
+    names = _named(renamed, "turns")
+    table = _read(path, {column: COLUMNS[column] for column in TURNS}, names, delimiter)
+    _refuse_doubles(table, _ATTEMPT, path, names, delimiter, _TRIALS)
+    return table
 
 
 def read_prices(
@@ -97,10 +103,8 @@ def read_prices(
     renamed = dict(columns or {})
     _check_names(renamed)
     table = _read(path, _PRICES, _named(renamed, "prices"), delimiter)
+    _refuse_doubles(table, ("arm",), path, _named(renamed, "prices"), delimiter, "one price of each arm")
     arms = table["arm"].to_pylist()
-    twice = sorted({arm for arm in arms if arms.count(arm) > 1})
-    if twice:
-        raise ImportDataError(f"{path}, field 'arm': {twice[0]!r} occurs twice; keep one price")
     usd = (table["usd_in_per_m"].to_pylist(), table["usd_out_per_m"].to_pylist())
     return {arm: (prompt, completion) for arm, prompt, completion in zip(arms, *usd, strict=True)}
 
@@ -129,6 +133,7 @@ def read_steps(
     renamed = dict(columns or {})
     _check_names(renamed)
     table = _read(source, {column: COLUMNS[column] for column in (*TURNS, "score")}, _named(renamed), delimiter)
+    _refuse_doubles(table, _ATTEMPT, source, _named(renamed), delimiter, _TRIALS)
     keys = [column for column in ("query", "arm", "trial") if column in table.column_names]
     ordered = table.sort_by([(column, "ascending") for column in (*keys, "turn")])
     whole_sum = pc.ScalarAggregateOptions(skip_nulls=False)  # of turns that are not all known, nothing is known
@@ -177,26 +182,64 @@ def _read(
     return table
 
 
-def _queries_of(table: pa.Table, source: Path) -> pa.Table:
+def _queries_of(table: pa.Table, source: Path | str, renamed: Mapping[str, str], delimiter: str | None) -> pa.Table:
     """The queries of a table that has them in its rows; without prompts their ids stand for them."""
     found = [column for column in QUERIES if column in table.column_names]
-    asked = table.select(found).combine_chunks()
+    every = table.select(found).combine_chunks()
     if "prompt" not in found:
-        ids = asked["query"].unique()
-        return pa.table({"query": ids, "prompt": ids})
-    asked = asked.group_by(found, use_threads=False).aggregate([])
+        every = every.append_column("prompt", every["query"])
+    asked = every.group_by(every.column_names, use_threads=False).aggregate([])
     seen = pc.value_counts(asked["query"].combine_chunks())
     several = pc.greater(seen.field("counts"), 1)
     if pc.any(several).as_py():
-        name = seen.field("values").filter(several)[0].as_py()
-        raise ImportDataError(
-            f"{source}: query {name!r} has several prompts, kinds, references or splits; give it one, or number trials"
-        )
+        name = seen.field("values").filter(several)[0]
+        rows = np.flatnonzero(pc.equal(every["query"], name).to_numpy())
+        first = every.slice(rows[0], 1).to_pylist()[0]
+        for row in rows[1:].tolist():
+            for column, value in every.slice(row, 1).to_pylist()[0].items():
+                if value != first[column]:
+                    expected = f"the same as in the first row of query {name.as_py()!r}, or another id for the query"
+                    raise cell_error(source, row, renamed.get(column, column), value, expected, delimiter)
     return asked
 
 
 def _read_queries(path: Path | str, renamed: Mapping[str, str], delimiter: str | None) -> pa.Table:
-    return _read(path, {column: COLUMNS[column] for column in QUERIES}, _named(renamed, "queries"), delimiter)
+    names = _named(renamed, "queries")
+    table = _read(path, {column: COLUMNS[column] for column in QUERIES}, names, delimiter)
+    _refuse_doubles(table, ("query",), path, names, delimiter, "one row per query")
+    return table
+
+
+_ATTEMPT = ("query", "arm", "trial", "turn")
+_TRIALS = "one row of each; drop the double, or number repeated trials in a column trial"
+
+
+def _refuse_doubles(
+    table: pa.Table,
+    keys: Sequence[str],
+    path: Path | str,
+    names: Mapping[str, str],
+    delimiter: str | None,
+    expected: str,
+) -> None:
+    """Name the first row that has the same keys as an earlier one."""
+    keys = [key for key in keys if key in table.column_names]
+    code = np.zeros(len(table), dtype=np.int64)
+    for key in keys:
+        column = table[key].combine_chunks()
+        number = column.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64) + 1
+        code = code * (int(number.max()) + 1) + number
+    order = np.argsort(code, kind="stable")
+    double = np.flatnonzero(code[order][1:] == code[order][:-1])
+    if not len(double):
+        return
+    row = int(order[double + 1].min())
+    shown = ", ".join(f"{key} {table[key][row].as_py()!r:.60}" for key in keys)
+    first = int(np.flatnonzero(code == code[row])[0])
+    last = names.get(keys[-1], keys[-1])
+    raise cell_error(
+        path, row, last, table[keys[-1]][row].as_py(), f"{expected} ({shown}: first in row {first + 1})", delimiter
+    )
 
 
 _TABLES = {"queries": QUERIES, "turns": TURNS, "prices": _PRICES}
