@@ -130,7 +130,7 @@ def read_table(
             first += len(batch)
             tables.append(pa.record_batch(arrays))
     if not first:
-        raise ImportDataError(f"{path}: holds no rows; expected one row per {' and '.join(named.values())}")
+        raise ImportDataError(f"{path}: holds no rows; expected at least one; get the file again")
     table = pa.Table.from_batches(tables)
     empty = [name for name in table.column_names if columns[name].optional and table[name].null_count == len(table)]
     return table.drop_columns(empty) if empty else table
@@ -420,14 +420,16 @@ def _present(
     """The columns of a file that are wanted, by the names they get; all that are not optional must be there."""
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise ImportDataError(f"{path}, line 1: column {twice[0]!r} occurs {header.count(twice[0])} times; rename one")
+        where = path if delimiter is None else f"{path}, line 1"
+        raise ImportDataError(f"{where}: column {twice[0]!r} occurs {header.count(twice[0])} times; rename one")
     missing = [column for name, column in named.items() if column not in header and not columns[name].optional]
     if missing:
         other = [mark for mark in _DELIMITERS if delimiter and mark != delimiter and mark in "".join(header)]
         hint = (
             f"its fields seem to be separated by {other[0]!r}, say so (--delimiter)" if other else "name it (--columns)"
         )
-        raise ImportDataError(f"{path}, line 1: no column {missing[0]!r}; it has {_listed(header)}; {hint}")
+        where = path if delimiter is None else f"{path}, line 1"
+        raise ImportDataError(f"{where}: no column {missing[0]!r}; it has {_listed(header)}; {hint}")
     return {name: column for name, column in named.items() if column in header}
 
 
