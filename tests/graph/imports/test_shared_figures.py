@@ -161,7 +161,8 @@ def play(recording: Recording, arms: list[str]) -> tuple[float, float]:
     [
         ("mint_k5", [SMALL, MIDDLE, LARGE], ".7321 @ .00418", 5),
         ("mint_k5", [SMALL, LARGE, "gpt-4-0613"], ".7969 @ .0639", 4),
-        ("intercode_sql", ["text-bison-001", "gpt-3.5", "gpt-4"], ".7909 @ .0602", 4),
+        # .7909 @ .0602 was stated for this one; no three of its arms bring that, and a plain loop over the rows says:
+        ("intercode_sql", ["text-bison-001", "gpt-3.5", "gpt-4"], ".7917 @ .0593", 4),
     ],
 )
 def test_fixed_cascades(name: str, arms: list[str], expected: str, digits: int, shared_data: Path) -> None:
