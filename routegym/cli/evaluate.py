@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["Evaluate", "draw", "open_run", "wide_console", "write_results"]
 
 
+_BASELINES = ("random", "first_large_k", "confidence_cascade")
+
+
 @dataclass(frozen=True)
 class Evaluate:
     """Evaluate a trained policy on held-out tasks over a range of hard budgets and prices of cost.
@@ -40,8 +43,9 @@ class Evaluate:
     """Tasks to evaluate on: train, val, test or all."""
     budgets: tuple[float, ...] = ()
     """Hard caps in USD; 10 over the recording's range by default."""
-    baselines: tuple[str, ...] = ("random", "first_large_k", "confidence_cascade")
-    """Algorithms to fit and evaluate beside it."""
+    baselines: tuple[str, ...] | None = None
+    """Algorithms to fit and evaluate beside it; random, first_large_k and confidence_cascade by default, as far as the
+    recording has what they need."""
     attainable: bool = False
     """Work out the attainable bound as well, which takes about a minute; see docs/results.md."""
     recording: str | None = None
@@ -62,6 +66,7 @@ class Evaluate:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
+        from routegym.errors import ConfigError
         from routegym.evaluation.attainable import attainable_policy
         from routegym.evaluation.comparison import Comparison, Entry
         from routegym.evaluation.outcomes import Grid, play
@@ -91,7 +96,7 @@ class Evaluate:
         algo = run.config.algo
         grid = Grid.of(recording, self.budgets or None)
         entries = {}
-        names = [algo, *(name for name in self.baselines if name != algo)]
+        names = [algo, *(name for name in (_BASELINES if self.baselines is None else self.baselines) if name != algo)]
         columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.description}"))
         with Progress(*columns, console=Console(stderr=True)) as bar:
             line = bar.add_task("", total=len(names) + 2)
@@ -99,7 +104,12 @@ class Evaluate:
                 bar.update(line, description=name, completed=number)
                 mine = policies
                 if number:
-                    mine = {0: tuned(name, run.config.env).fit(Problem(recording), self.seed)}
+                    try:
+                        mine = {0: tuned(name, run.config.env).fit(Problem(recording), self.seed)}
+                    except ConfigError:
+                        if self.baselines is not None:
+                            raise
+                        continue  # it does not fit, and nobody asked for it
                 played, validated = (
                     {seed: play(policy, recording, split, grid, self.seed) for seed, policy in mine.items()}
                     for split in (self.split, "val")

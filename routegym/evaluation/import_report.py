@@ -262,20 +262,19 @@ def _constants(arm: ArmReport, rows: pa.Table) -> Iterator[str]:
 def _units(arms: Sequence[ArmReport]) -> Iterator[str]:
     """Doubts about dollars per thousand, per million and per token."""
     shown = {arm.name: price for arm in arms if (price := arm.fitted or arm.price) is not None}
+    middle = float(np.median([max(price) for price in shown.values()])) if shown else 0.0
     for arm in arms:
         if arm.name not in shown:
             continue
         largest = max(shown[arm.name])
-        others = [max(price) for name, price in shown.items() if name != arm.name and max(price) > 0]
-        usual = float(np.median(others)) if others else None
         text = f"{arm.name}: its costs come to {_price(shown[arm.name])} USD per million prompt and completion tokens"
         low, high = _PLAUSIBLE
         if largest > high:
             yield f"{text}, above {high:g}; they look like dollars per thousand tokens taken for dollars per million"
         elif 0 < largest < low:
             yield f"{text}, below {low:g}; they look like dollars per million tokens taken for dollars per thousand"
-        elif usual is not None and largest > 0 and not 1 / _FACTOR < largest / usual < _FACTOR:
-            yield f"{text}, and those of the other arms to about {usual:.3g}; are they in the same unit?"
+        elif largest > 0 and middle > 0 and not 1 / _FACTOR < largest / middle < _FACTOR:
+            yield f"{text}, and the arm in the middle to {middle:.3g}; are they in the same unit?"
     for arm in arms:
         if arm.fitted is None or arm.price is None:
             continue
