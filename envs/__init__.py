@@ -28,6 +28,7 @@ def workflow_of(env: str, arms: Sequence[str], tasks: TaskSet) -> Any:
         ConfigError: there is no such family.
     """
     from routegym.envs.agent_steps import AgentStepsWorkflow
+    from routegym.envs.attempts import AttemptsWorkflow
     from routegym.envs.cascade import CascadeWorkflow
     from routegym.envs.single_call import SingleCallWorkflow
 
@@ -36,5 +37,6 @@ def workflow_of(env: str, arms: Sequence[str], tasks: TaskSet) -> Any:
         "single_call": lambda: SingleCallWorkflow(levels),
         "cascade": lambda: CascadeWorkflow(arms, levels=levels),
         "agent_steps": AgentStepsWorkflow,
+        "attempts": lambda: AttemptsWorkflow(arms),
     }
     return makers[env if env in makers else kind_of(env)]()

@@ -60,7 +60,7 @@ class ProbePolicy(Baseline):
         thresholds: Sequence[float] = (0.5, 1.0),
     ) -> None:
         super().__init__(recording)
-        if _SIGNAL not in self.layout.names or self.stop is None:
+        if _SIGNAL not in self.layout.names or self.stop is None or recording.tells_success:
             raise ConfigError(
                 f"recording {recording.name!r} shows {self.layout.node_signal_names} of a situation and has the "
                 f"controls {recording.controls}; ACAR needs the signal 'agreement' and a control that accepts"
@@ -95,16 +95,10 @@ class ProbePolicy(Baseline):
             "thresholds": list(self.thresholds),
         }
 
-    def predict(
-        self,
-        observation: _Observation,
-        state: Any = None,
-        episode_start: npt.NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-        action_masks: _Masks | None = None,
+    def _choose(
+        self, observation: _Observation, state: Any, episode_start: _Masks | None, masks: _Masks
     ) -> tuple[_Actions, Any]:
-        """See `Policy.predict`; the state is calls made and distinct answers of the probes, int64 (N, 2)."""
-        masks = self._masks(observation, action_masks)
+        """See `Baseline._choose`; the state is calls made and distinct answers of the probes, int64 (N, 2)."""
         n_probes = len(self.probes)
         memory = np.zeros((len(masks), 2), dtype=np.int64)
         if state is not None:

@@ -38,6 +38,7 @@ _BUILT_IN: dict[Family, dict[str, str]] = {
         "first_large_k": f"{_HERE}.rules:FirstLargeK",
         "confidence_cascade": f"{_HERE}.rules:ConfidenceCascade",
         "escalate": f"{_HERE}.rules:Escalate",
+        "fixed_cascade": f"{_HERE}.rules:FixedCascade",
         "acar": f"{_HERE}.acar:ACAR",
     },
     "predictor": {
@@ -46,6 +47,7 @@ _BUILT_IN: dict[Family, dict[str, str]] = {
         "boosting": f"{_HERE}.success:Boosting",
         "matrix_factorization": f"{_HERE}.success:MatrixFactorization",
         "predict_then_plan": f"{_HERE}.planning:PredictThenPlan",
+        "irt": f"{_HERE}.irt:IRT",
     },
     "bandit": {
         "linucb": f"{_HERE}.bandits:LinUCB",

@@ -110,16 +110,10 @@ class BanditPolicy(Baseline):
         self.model, self.fits, self.cost_scale_usd = model, fits, recording.cost_scale_usd
         self._knots = _knots(recording)
 
-    def predict(
-        self,
-        observation: _Observation,
-        state: Any = None,
-        episode_start: npt.NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-        action_masks: _Masks | None = None,
+    def _choose(
+        self, observation: _Observation, state: Any, episode_start: _Masks | None, masks: _Masks
     ) -> tuple[_Ints, Any]:
-        """See `routegym.policies.policy.Policy`; the state is the arm of each episode, int64 (N,)."""
-        masks = self._masks(observation, action_masks)
+        """See `Baseline._choose`; the state is the arm of each episode, int64 (N,)."""
         arms, start = begin(len(masks), state, episode_start)
         if start.any():
             arms[start] = self._best(observation[start], masks[start, : self.n_arms])
@@ -154,15 +148,9 @@ class _Kept(Baseline):
         super().__init__(recording)
         self._arms = arms
 
-    def predict(
-        self,
-        observation: _Observation,
-        state: Any = None,
-        episode_start: npt.NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-        action_masks: _Masks | None = None,
+    def _choose(
+        self, observation: _Observation, state: Any, episode_start: _Masks | None, masks: _Masks
     ) -> tuple[_Ints, Any]:
-        masks = self._masks(observation, action_masks)
         return self._pay(self._arms, masks, self._may_stop(observation, masks)), state
 
 

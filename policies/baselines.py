@@ -1,8 +1,9 @@
 """Simple strategies that a learned router has to beat.
 
 All read the flat observation through `ObservationLayout`, never choose a masked action, and know nothing of
-the answers' correctness. Where the environment has a control action (``accept`` in a cascade), a strategy
-that has no rule for it takes it after the first call: that is all it wants.
+the answers' correctness but what the environment says. Where the environment has a control action (``accept`` in a
+cascade), a strategy that has no rule for it takes it after the first call: that is all it wants. Where there are
+attempts of several turns, a call is a whole attempt: what is under way goes on until it ends, see `Baseline.predict`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from routegym.core.observation import ObservationLayout
 from routegym.errors import ConfigError
 from routegym.evaluation.frontier import Frontier, hull
 from routegym.evaluation.references import arms_alone
+from routegym.graph.workflow import STOP
 
 if TYPE_CHECKING:
     from routegym.graph.recording import Recording
@@ -28,6 +30,7 @@ __all__ = [
     "ConfidenceCascade",
     "Escalate",
     "FirstLargeK",
+    "FixedCascade",
     "Random",
     "RandomMixture",
     "RoundRobin",
@@ -67,6 +70,8 @@ class Baseline:
         self.n_arms = len(recording.arms)
         self.stop = self.n_arms if recording.controls else None
         self._names = tuple(arm.name for arm in recording.arms)
+        running = [f"node_signals/running_{name}" for name in self._names]
+        self._running = [self.layout.names.index(name) for name in running if name in self.layout.names]
         starts = recording.graph.task_start
         worst = recording.graph.node_reserve[starts[starts >= 0], : self.n_arms]
         legal = ~np.isnan(worst)
@@ -77,6 +82,31 @@ class Baseline:
         self._fallback = np.empty((self.n_arms, self.n_arms), dtype=np.int64)
         for place, arm in enumerate(order):
             self._fallback[arm] = np.concatenate([order[place::-1], order[place + 1 :]])
+
+    def predict(
+        self,
+        observation: _Observation,
+        state: Any = None,
+        episode_start: npt.NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+        action_masks: _Masks | None = None,
+    ) -> tuple[_Actions, Any]:
+        """See `Policy.predict`. An attempt under way goes on while it can be paid: a rule decides between attempts."""
+        masks = self._masks(observation, action_masks)
+        actions, after = self._choose(observation, state, episode_start, masks)
+        if len(self._running) < self.n_arms:  # no attempts are shown
+            return actions, after
+        goes_on = (observation[:, self._running] > 0.5) & masks[:, : self.n_arms]
+        busy = goes_on.any(axis=1)
+        if state is not None and busy.any():
+            after = np.where(busy.reshape(-1, *[1] * (np.ndim(after) - 1)), state, after)
+        return np.where(busy, goes_on.argmax(axis=1), actions), after
+
+    def _choose(
+        self, observation: _Observation, state: Any, episode_start: _Masks | None, masks: _Masks
+    ) -> tuple[_Actions, Any]:
+        """The rule where no attempt is under way: legal actions int64 (N,), and the memory after them."""
+        raise NotImplementedError
 
     def _arm(self, arm: int | str) -> int:
         """Index of an arm given by index or by name."""
@@ -185,16 +215,10 @@ class AlwaysArm(Baseline):
         """See `Baseline.settings`."""
         return {"arm": self._names[self.arm]}
 
-    def predict(
-        self,
-        observation: _Observation,
-        state: Any = None,
-        episode_start: npt.NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-        action_masks: _Masks | None = None,
+    def _choose(
+        self, observation: _Observation, state: Any, episode_start: _Masks | None, masks: _Masks
     ) -> tuple[_Actions, Any]:
-        """See `Policy.predict`."""
-        masks = self._masks(observation, action_masks)
+        """See `Baseline._choose`."""
         return self._pay(np.full(len(masks), self.arm), masks, self._may_stop(observation, masks)), state
 
 
@@ -219,16 +243,10 @@ class RoundRobin(Baseline):
         """See `Baseline.settings`."""
         return {"arms": self._named(self.arms), "seed": self.seed}
 
-    def predict(
-        self,
-        observation: _Observation,
-        state: Any = None,
-        episode_start: npt.NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-        action_masks: _Masks | None = None,
+    def _choose(
+        self, observation: _Observation, state: Any, episode_start: _Masks | None, masks: _Masks
     ) -> tuple[_Actions, Any]:
-        """See `Policy.predict`; the state is whose turn it is, int64 (N,)."""
-        masks = self._masks(observation, action_masks)
+        """See `Baseline._choose`; the state is whose turn it is, int64 (N,)."""
         turn, start = begin(len(masks), state, episode_start)
         if self.seed is not None:
             turn = np.where(start, self._rng.integers(len(self.arms), size=len(masks)), turn)
@@ -257,16 +275,10 @@ class FirstLargeK(Baseline):
         """See `Baseline.settings`."""
         return {"k": self.k, "large": self._names[self.large], "small": self._names[self.small]}
 
-    def predict(
-        self,
-        observation: _Observation,
-        state: Any = None,
-        episode_start: npt.NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-        action_masks: _Masks | None = None,
+    def _choose(
+        self, observation: _Observation, state: Any, episode_start: _Masks | None, masks: _Masks
     ) -> tuple[_Actions, Any]:
-        """See `Policy.predict`; the state is the number of calls made, int64 (N,)."""
-        masks = self._masks(observation, action_masks)
+        """See `Baseline._choose`; the state is the number of calls made, int64 (N,)."""
         calls, _ = begin(len(masks), state, episode_start)
         arms = np.where(calls < self.k, self.large, self.small)
         return self._pay(arms, masks, self._may_stop(observation, masks)), calls + 1
@@ -288,6 +300,11 @@ class ConfidenceCascade(Baseline):
     def __init__(self, recording: Recording, ladder: Sequence[int | str], threshold: float) -> None:
         super().__init__(recording)
         self.ladder = self._rungs(ladder)
+        if recording.tells_success:
+            raise ConfigError(
+                f"recording {recording.name!r} has the control {STOP!r}: its environment says when a task is solved, "
+                "and no answer is accepted for its confidence; use fixed_cascade"
+            )
         if not np.isfinite(threshold):
             raise ConfigError(f"threshold = {threshold!r}; expected a number, usually between 0 and 1")
         signals = self.layout.edge_signal_names
@@ -303,16 +320,10 @@ class ConfidenceCascade(Baseline):
         """See `Baseline.settings`."""
         return {"ladder": self._named(self.ladder), "threshold": self.threshold}
 
-    def predict(
-        self,
-        observation: _Observation,
-        state: Any = None,
-        episode_start: npt.NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-        action_masks: _Masks | None = None,
+    def _choose(
+        self, observation: _Observation, state: Any, episode_start: _Masks | None, masks: _Masks
     ) -> tuple[_Actions, Any]:
-        """See `Policy.predict`; the state is the rung of each episode, int64 (N,)."""
-        masks = self._masks(observation, action_masks)
+        """See `Baseline._choose`; the state is the rung of each episode, int64 (N,)."""
         rung, start = begin(len(masks), state, episode_start)
         doubt = ~start & (observation[:, self._column] < np.float32(self.threshold))
         last = rung == len(self.ladder) - 1
@@ -328,11 +339,12 @@ _VERDICTS = ("node_signals/verdict_passed", "edge_signals/valid", "edge_signals/
 class Escalate(Baseline):
     """Starts on the first rung of a ladder; goes one up when the verdict on the last response is that it failed.
 
-    Where the environment has ``accept``, it accepts a response that passed, and any response of the last rung.
+    Where the environment has ``accept``, it accepts a response that passed, and any response of the last rung. Where
+    it says when a task is solved, whatever leaves a situation open failed, and it is a `FixedCascade`.
 
     Args:
-        recording: gives names and prices; shows a verdict: the signal ``verdict_passed`` of a situation, or else
-            ``valid`` or ``well_formed`` of a response. Below 0.5 it failed.
+        recording: gives names and prices; shows a verdict: the control ``stop``, the signal ``verdict_passed`` of a
+            situation, or else ``valid`` or ``well_formed`` of a response. Below 0.5 it failed.
         ladder: indices or names of arms, usually from cheap to dear, at least one.
         for_good: whether it stays on the higher rung, or returns to the first as soon as a response passes.
     """
@@ -343,34 +355,68 @@ class Escalate(Baseline):
         super().__init__(recording)
         self.ladder, self.for_good = self._rungs(ladder), for_good
         shown = [name for name in _VERDICTS if name in self.layout.names]
-        if not shown:
+        if not shown and not recording.tells_success:
             raise ConfigError(
                 f"recording {recording.name!r} shows {self.layout.edge_signal_names} of a response and no verdict; "
                 "escalating needs the signal 'verdict_passed', 'valid' or 'well_formed'"
             )
-        self._column = self.layout.names.index(shown[0])
+        self._column = None if recording.tells_success else self.layout.names.index(shown[0])
 
     def settings(self) -> dict[str, Any]:
         """See `Baseline.settings`."""
         return {"ladder": self._named(self.ladder), "for_good": self.for_good}
 
-    def predict(
-        self,
-        observation: _Observation,
-        state: Any = None,
-        episode_start: npt.NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-        action_masks: _Masks | None = None,
+    def _choose(
+        self, observation: _Observation, state: Any, episode_start: _Masks | None, masks: _Masks
     ) -> tuple[_Actions, Any]:
-        """See `Policy.predict`; the state is the rung of each episode, int64 (N,)."""
-        masks = self._masks(observation, action_masks)
+        """See `Baseline._choose`; the state is the rung of each episode, int64 (N,)."""
         rung, start = begin(len(masks), state, episode_start)
-        failed = ~start & (observation[:, self._column] < 0.5)
+        failed = ~start if self._column is None else ~start & (observation[:, self._column] < 0.5)
         last = rung == len(self.ladder) - 1
         accept = self._may_stop(observation, masks) & ~start & (~failed | last)
         passed = rung if self.for_good else np.zeros_like(rung)
         rung = np.where(failed, np.where(last, rung, rung + 1), passed)
         return self._pay(self.ladder[rung], masks, accept), rung
+
+
+class FixedCascade(Baseline):
+    """Arms in a fixed order, the next one when the environment says that the last has failed; then it gives up.
+
+    A rung that is masked is passed over. Where none of them can be paid at the start, what can be paid is called.
+
+    Args:
+        recording: gives names and prices; its environment says when a task is solved.
+        ladder: indices or names of arms, at least one, usually from cheap to dear.
+
+    Raises:
+        ConfigError: the environment does not say that.
+    """
+
+    kind = "fixed_cascade"
+
+    def __init__(self, recording: Recording, ladder: Sequence[int | str]) -> None:
+        super().__init__(recording)
+        self.ladder = self._rungs(ladder)
+        if not recording.tells_success:
+            raise ConfigError(
+                f"recording {recording.name!r} has the controls {recording.controls} and does not say when a task is "
+                f"solved; a fixed cascade needs the control {STOP!r}; use confidence_cascade or escalate"
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """See `Baseline.settings`."""
+        return {"ladder": self._named(self.ladder)}
+
+    def _choose(
+        self, observation: _Observation, state: Any, episode_start: _Masks | None, masks: _Masks
+    ) -> tuple[_Actions, Any]:
+        """See `Baseline._choose`; the state is the next rung of each episode, int64 (N,)."""
+        rung, start = begin(len(masks), state, episode_start)
+        open_rungs = masks[:, self.ladder] & (np.arange(len(self.ladder)) >= rung[:, None])
+        found = open_rungs.any(axis=1)
+        rung = np.where(found, open_rungs.argmax(axis=1), rung)
+        wanted = self.ladder[np.minimum(rung, len(self.ladder) - 1)]
+        return self._pay(wanted, masks, ~found & ~start), rung + found
 
 
 class RandomMixture(Baseline):
@@ -437,16 +483,10 @@ class RandomMixture(Baseline):
             )
         return (mean_usd - first_usd) / (second_usd - first_usd)
 
-    def predict(
-        self,
-        observation: _Observation,
-        state: Any = None,
-        episode_start: npt.NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-        action_masks: _Masks | None = None,
+    def _choose(
+        self, observation: _Observation, state: Any, episode_start: _Masks | None, masks: _Masks
     ) -> tuple[_Actions, Any]:
-        """See `Policy.predict`; the state says which arm each episode has drawn, int64 (N,)."""
-        masks = self._masks(observation, action_masks)
+        """See `Baseline._choose`; the state says which arm each episode has drawn, int64 (N,)."""
         drawn, start = begin(len(masks), state, episode_start)
         drawn = np.where(start, self._rng.random(len(masks)) < self.share, drawn).astype(np.int64)
         return self._pay(self.arms[drawn], masks, self._may_stop(observation, masks)), drawn

@@ -11,10 +11,14 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from routegym.errors import ConfigError
+from routegym.evaluation.frontier import hull
+from routegym.graph.values import always_arm_actions, evaluate_choices, most_attempts
 from routegym.policies import baselines
 from routegym.policies.baselines import ladder_of
+from routegym.policies.checks import check_positive
 from routegym.policies.selection import Selected, select
 
 if TYPE_CHECKING:
@@ -22,7 +26,18 @@ if TYPE_CHECKING:
     from routegym.policies.algorithm import Problem
     from routegym.policies.training import Training
 
-__all__ = ["Always", "ConfidenceCascade", "Escalate", "FirstLargeK", "Random", "RandomMixture", "RoundRobin"]
+__all__ = [
+    "Always",
+    "ConfidenceCascade",
+    "Escalate",
+    "FirstLargeK",
+    "FixedCascade",
+    "Ladders",
+    "Random",
+    "RandomMixture",
+    "RoundRobin",
+    "ladders",
+]
 
 
 @dataclass(frozen=True)
@@ -145,6 +160,85 @@ class Escalate:
         return select(problem, variants, seed)
 
 
+@dataclass(frozen=True)
+class FixedCascade:
+    """Arms in a fixed order, the next one when the environment says that the last has failed: the order is chosen.
+
+    Every order of up to `most` different arms is scored exactly on the training tasks, without a cap; those on the
+    cost-accuracy hull are kept, and of these the best one for each budget and price is found by playing them.
+    """
+
+    most: int = 3
+    """Arms of a cascade at most."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "most")
+
+    def fit(self, problem: Problem, seed: int = 0, training: Training | None = None) -> Selected:
+        """See `routegym.policies.algorithm.Algorithm`.
+
+        Raises:
+            ConfigError: the environment of the recording does not say when a task is solved.
+            MissingEdgeError: an arm was not recorded to the end of its attempt.
+        """
+        recording = problem.recording
+        if not recording.tells_success:
+            baselines.FixedCascade(recording, [0])  # says why not
+        found = ladders(recording, problem.tasks, self.most)
+        return select(problem, [baselines.FixedCascade(recording, rungs) for rungs in found.on_hull()], seed)
+
+
+@dataclass(frozen=True)
+class Ladders:
+    """Fixed cascades and their means over some tasks, (n,) each."""
+
+    arms: tuple[tuple[int, ...], ...]
+    scores: npt.NDArray[np.float64]
+    costs: npt.NDArray[np.float64]
+    """USD."""
+
+    def on_hull(self) -> list[tuple[int, ...]]:
+        """Those that no mixture of others beats, from cheap to dear; of equals the shortest."""
+        points = list(zip(self.costs.tolist(), self.scores.tolist(), strict=True))
+        kept = hull(self.costs, self.scores)
+        return [self.arms[points.index(p)] for p in zip(kept.costs.tolist(), kept.scores.tolist(), strict=True)]
+
+
+def ladders(recording: Recording, tasks: npt.NDArray[np.int64], most: int) -> Ladders:
+    """Mean score and cost of every order of different arms, tried until one solves the task; exact, without a cap.
+
+    Attempts of different arms are independent given the task, so what a cascade brings follows from the arms alone:
+    an arm's score and cost count as often as all before it have failed. An arm that is not legal is passed over.
+
+    Args:
+        recording: its environment says when a task is solved: a score above 0.
+        tasks: to take the means over.
+        most: arms at most; never more than a recorded episode has attempts.
+    """
+    graph = recording.graph
+    starts = graph.task_start[tasks]
+    outcomes = []
+    for arm in range(graph.n_arms):
+        action = always_arm_actions(graph, arm)
+        solved, _ = evaluate_choices(graph, action, graph.node_score > 0)
+        score, cost = evaluate_choices(graph, action)
+        outcomes.append((score[starts], cost[starts], solved[starts]))
+    legal = ~np.isnan(graph.node_reserve[starts, : graph.n_arms]).T
+    score, cost, solved = np.where(legal, np.array(outcomes).transpose(1, 0, 2), 0.0)  # (arms, tasks) each
+    found: list[tuple[tuple[int, ...], float, float]] = []
+    prefixes: list[tuple[tuple[int, ...], float, float]] = [((), 0.0, 0.0)]
+    for _ in range(min(most, most_attempts(graph), graph.n_arms)):
+        longer = []
+        for arms, so_far, paid in prefixes:
+            reached = np.prod(1 - solved[list(arms)], axis=0) / len(tasks)
+            gained, spent = so_far + score @ reached, paid + cost @ reached  # (arms,)
+            longer += [((*arms, a), float(gained[a]), float(spent[a])) for a in range(graph.n_arms) if a not in arms]
+        found += longer
+        prefixes = longer
+    arms_of, scores, costs = zip(*found, strict=True)
+    return Ladders(arms_of, np.array(scores), np.array(costs))
+
+
 def _ladders(recording: Recording) -> tuple[list[Sequence[str]], list[Sequence[str]]]:
     """Single arms of the zero router; and all of them, and its pairs, from cheap to dear."""
     arms, _ = ladder_of(recording)
@@ -153,5 +247,5 @@ def _ladders(recording: Recording) -> tuple[list[Sequence[str]], list[Sequence[s
 
 
 def _longest(recording: Recording) -> int:
-    """Most calls of an episode."""
-    return int(np.max(recording.graph.node_step))
+    """Most calls of an episode that a rule without a use for control actions makes."""
+    return 1 if recording.controls else int(np.max(recording.graph.node_step))

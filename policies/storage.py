@@ -33,6 +33,7 @@ _KINDS = {
     "always_arm": f"{_HERE}.baselines:AlwaysArm",
     "bandit": f"{_HERE}.bandits:BanditPolicy",
     "confidence_cascade": f"{_HERE}.baselines:ConfidenceCascade",
+    "fixed_cascade": f"{_HERE}.baselines:FixedCascade",
     "escalate": f"{_HERE}.baselines:Escalate",
     "first_large_k": f"{_HERE}.baselines:FirstLargeK",
     "plan": f"{_HERE}.planning:PlanningPolicy",
@@ -41,6 +42,7 @@ _KINDS = {
     "round_robin": f"{_HERE}.baselines:RoundRobin",
     "selected": f"{_HERE}.selection:Selected",
     "success_prediction": f"{_HERE}.success:SuccessPredictor",
+    "irt": f"{_HERE}.irt:IRTPolicy",
     "network": f"{_HERE}.network:NetworkPolicy",
     "recurrent": f"{_HERE}.recurrent:RecurrentPolicy",
 }

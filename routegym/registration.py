@@ -12,6 +12,7 @@ _FAMILIES = {
     "routegym/SingleCall-v0": "single_call:SingleCall",
     "routegym/Cascade-v0": "cascade:Cascade",
     "routegym/AgentSteps-v0": "agent_steps:AgentSteps",
+    "routegym/Attempts-v0": "attempts:Attempts",
 }
 
 #: Every id that ``import routegym`` registers.

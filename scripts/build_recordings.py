@@ -1,7 +1,7 @@
 """Record the embedded pool: rebuild every shipped recording from nothing, and say where it differs.
 
 examples:
-  python scripts/build_recordings.py                          all three, into routegym/data/recordings/
+  python scripts/build_recordings.py                          all four,  into routegym/data/recordings/
   python scripts/build_recordings.py --check                  rebuild into a temporary folder and compare only
   python scripts/build_recordings.py --kinds cascade --tasks 200 --out /tmp/small
 """
@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from routegym.envs.agent_steps import AgentStepsWorkflow
+from routegym.envs.attempts import AttemptsWorkflow
 from routegym.envs.cascade import CascadeWorkflow
 from routegym.envs.single_call import SingleCallWorkflow
 from routegym.graph import Expander, Recording, Workflow, explore, start_recording
@@ -27,10 +28,10 @@ from routegym.pool.pool import Pool, load_pool
 from routegym.tasks import TaskSet, generate_tasks
 
 _SHIPPED = Path(__file__).resolve().parents[1] / "routegym" / "data" / "recordings"
-_SEEDS = {"agent_steps": 1, "single_call": 2, "cascade": 2}
-_TASKS = {"agent_steps": 3000, "single_call": 1000, "cascade": 1000}
+_SEEDS = {"agent_steps": 1, "single_call": 2, "cascade": 2, "attempts": 3}
+_TASKS = {"agent_steps": 3000, "single_call": 1000, "cascade": 1000, "attempts": 1000}
 
-Kind = Literal["single_call", "cascade", "agent_steps"]
+Kind = Literal["single_call", "cascade", "agent_steps", "attempts"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Build:
 
     out: Path = _SHIPPED
     """Where the recordings are written."""
-    kinds: tuple[Kind, ...] = ("single_call", "cascade", "agent_steps")
+    kinds: tuple[Kind, ...] = ("single_call", "cascade", "agent_steps", "attempts")
     """Which to build."""
     tasks: int | None = None
     """Number of tasks of each; the shipped number by default."""
@@ -96,6 +97,8 @@ def _record(kind: Kind, pool: Pool, count: int, console: Console) -> Recording:
 def _problem(kind: Kind, pool: Pool, count: int) -> tuple[Workflow, TaskSet]:
     if kind == "agent_steps":
         return AgentStepsWorkflow(), generate_tasks(count, seed=_SEEDS[kind])
+    if kind == "attempts":
+        return AttemptsWorkflow([arm.name for arm in pool.arms]), generate_tasks(count, seed=_SEEDS[kind])
     single = generate_tasks(count, operations=(1, 1), seed=_SEEDS[kind])
     tasks = TaskSet(single.ids, tuple(text[1:-1] for text in single.prompts), single.references, single.splits)
     if kind == "single_call":

@@ -16,7 +16,7 @@ import numpy as np
 
 import routegym
 
-EXTRAS = ("torch", "stable_baselines3", "sb3_contrib", "transformers", "matplotlib", "numba")
+EXTRAS = ("torch", "stable_baselines3", "sb3_contrib", "transformers", "matplotlib", "plotly", "numba")
 STEPS = 200
 
 

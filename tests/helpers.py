@@ -1,4 +1,4 @@
-"""Small recordings for tests: a simulated pool, the three families over it, and graphs built by hand."""
+"""Small recordings for tests: a simulated pool, the families over it, and graphs built by hand."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from routegym.envs.agent_steps import AgentStepsWorkflow
+from routegym.envs.attempts import AttemptsWorkflow
 from routegym.envs.cascade import CascadeWorkflow
 from routegym.envs.single_call import SingleCallWorkflow
 from routegym.graph import OPEN, TERMINATED, Expander, Recording, edge_dtype, explore, start_recording
@@ -19,11 +20,12 @@ from routegym.pool.arms import Arm, Price, PriceTable
 from routegym.pool.simulated import SimulatedBackend
 from routegym.tasks import LEVELS, TaskSet, generate_tasks
 
-KINDS = ("single_call", "cascade", "agent_steps")
+KINDS = ("single_call", "cascade", "agent_steps", "attempts")
 ID_OF_KIND = {
     "single_call": "routegym/SingleCall-v0",
     "cascade": "routegym/Cascade-v0",
     "agent_steps": "routegym/AgentSteps-v0",
+    "attempts": "routegym/Attempts-v0",
 }
 
 
@@ -45,14 +47,19 @@ class SimulatedPool:
 
 
 def workflow_of(kind: str, pool: SimulatedPool) -> Any:
+    names = [arm.name for arm in pool.arms]
+    if kind == "attempts":
+        return AttemptsWorkflow(names, most_turns=4)
     if kind == "single_call":
         return SingleCallWorkflow()
-    return CascadeWorkflow([arm.name for arm in pool.arms]) if kind == "cascade" else AgentStepsWorkflow()
+    return CascadeWorkflow(names) if kind == "cascade" else AgentStepsWorkflow()
 
 
 def tasks_of(kind: str, count: int, seed: int = 0) -> TaskSet:
     if kind == "agent_steps":
         return generate_tasks(count, (2, 4), seed=seed)
+    if kind == "attempts":
+        return generate_tasks(count, (2, 3), seed=seed)
     tasks = generate_tasks(count, (1, 1), seed=seed)
     return TaskSet(tasks.ids, tuple(p[1:-1] for p in tasks.prompts), tasks.references, tasks.splits)
 

@@ -217,4 +217,4 @@ def test_core_dependencies_stay_light(settings: dict[str, Any]) -> None:
     assert [name for name in heavy if name in core] == []
     extras = set(settings["project"]["optional-dependencies"])
     live = {"live", "tasks", "embeddings", "minari", "ray", "vllm"}
-    assert extras == {"train", "pool", "plots", "fast", "baselines", "all", "dev"} | live
+    assert extras == {"train", "pool", "plots", "fast", "baselines", "report", "all", "dev"} | live

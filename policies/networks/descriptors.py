@@ -36,8 +36,9 @@ def describe(recording: Recording) -> Descriptors:
     """Descriptors of a recording's actions, measured on its training tasks only (all tasks where it has no split).
 
     The accuracy of an arm is the share of the score within reach that is still within reach after its call: by
-    accepting its answer where there is a control action (at the start of a task, where no answer is held yet), by the
-    best recorded continuation where there is none. Situations from which no recorded route scores do not count.
+    accepting its answer where there is a control action (at the start of a task, where no answer is held yet; where an
+    attempt takes several turns, by the whole of it), by the best recorded continuation where there is none. Situations
+    from which no recorded route scores do not count.
     """
     graph = recording.graph
     tasks = recording.split("train" if "train" in recording.tasks.splits else "all")
@@ -115,7 +116,9 @@ def _within_reach(
         held.reshape(-1)[cells] = np.bincount(inverse, weights=reach[following[edges]]) / count
         nodes = np.unique(source[edges])
         best = np.fmax.reduce(held[nodes], axis=1)
-        accepted = held[nodes, graph.n_arms] if recording.controls else np.full(len(nodes), np.nan)
+        # One call or one whole attempt, and then the control.
+        goes_on = np.where(graph.node_running[nodes] >= 0, graph.node_running[nodes], graph.n_arms)
+        accepted = held[nodes, goes_on] if recording.controls else np.full(len(nodes), np.nan)
         reach[nodes] = np.where(np.isnan(accepted) | (graph.node_step[nodes] == 0), best, accepted)
     compared = learned[graph.node_task] & (graph.node_status == OPEN)
     if recording.controls:

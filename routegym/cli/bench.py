@@ -31,6 +31,7 @@ class Bench:
       routegym bench                                        every router on AgentSteps, 5 seeds
       routegym bench --env routegym/Cascade-v0 --policies all_action maskable_ppo knn confidence_cascade
       routegym bench --policies maskable_ppo my_package.my_router:MyRouter --seeds 2 --steps 100000
+      routegym bench --env routegym/SingleCall-v0 --recording recordings/mine --folds 5 --no-attainable
     """
 
     env: str = "routegym/AgentSteps-v0"
@@ -49,8 +50,12 @@ class Bench:
     """Environment steps of every learner that counts them; the tuned numbers by default."""
     budgets: tuple[float, ...] = ()
     """Hard caps in USD; 10 over the recording's range by default. No cap is always played as well."""
+    lambdas: tuple[float, ...] = ()
+    """Prices of cost that a policy is asked to respect at each budget; 7 from 0 to 0.5 by default."""
     split: str = "test"
     """Tasks to evaluate on: train, val or test."""
+    folds: int = 0
+    """Cross-validate: deal the tasks into so many parts, hold each out once, and report all of them together."""
     attainable: bool = True
     """Work out the attainable bound."""
     workers: int = 0
@@ -63,14 +68,19 @@ class Bench:
         from rich.console import Console
 
         from routegym.errors import ConfigError
-        from routegym.evaluation.bench import BenchSettings, Job, entries
+        from routegym.evaluation.bench import BenchSettings, Job, bench_parts, entries, held_out
         from routegym.evaluation.comparison import Comparison
-        from routegym.evaluation.outcomes import Grid
+        from routegym.evaluation.outcomes import LAMBDAS, Grid
         from routegym.evaluation.references import references
         from routegym.graph.library import load_recording
         from routegym.policies.algorithm import algorithm_names, family_of
         from routegym.registration import kind_of
 
+        if self.folds and (self.folds < 2 or self.split != "test" or self.attainable):
+            raise ConfigError(
+                f"folds = {self.folds}, split = {self.split!r}, attainable = {self.attainable}; expected at least 2 "
+                "folds, which replace the splits, and no attainable bound (--no-attainable): it belongs to one split"
+            )
         if self.seeds < 1 or self.seed < 0 or self.workers < 0:
             raise ConfigError(
                 f"seed = {self.seed}, seeds = {self.seeds}, workers = {self.workers}; "
@@ -80,27 +90,34 @@ class Bench:
         sys.path.insert(0, os.getcwd())  # a module of one's own beside the command
         source = self.recording or kind
         recording = load_recording(source)
-        grid = Grid.of(recording, self.budgets or None)
+        grid = Grid.of(recording, self.budgets or None, self.lambdas or LAMBDAS)
         out = self.out or Path("runs") / f"bench-{Path(source).name}"
-        settings = BenchSettings.of(self.env, source, recording, grid, self.split, self.steps)
+        console = Console(stderr=True)
+        with console.status("reading"):
+            parts = bench_parts(source, recording, self.folds, out / "cache")
+        settings = [
+            BenchSettings.of(self.env, name, part, grid, self.split, self.steps) for name, part in parts.items()
+        ]
         jobs = [
-            Job(name, self.seed + number, settings, out / "cache")
+            Job(name, self.seed + number, own, out / "cache")
             for number in range(self.seeds)
             for name in self.policies or algorithm_names()
             if number == 0 or family_of(name) in ("bandit", "learner")
+            for own in settings
         ]
         for job in jobs:
             _ = job.hyperparameters  # a misspelt name is told before anything starts
-        console = Console(stderr=True)
         refused = _run(jobs, self.workers or os.cpu_count() or 1, console)
         for name, reason in refused.items():
             console.print(f"[bold]{name}[/] left out: {reason}", highlight=False)
         jobs = [job for job in jobs if job.name not in refused]
-        bound = _bound(recording, grid, settings, out / "cache", console) if self.attainable else None
+        bound = _bound(recording, grid, settings[0], out / "cache", console) if self.attainable else None
+        split = "all" if self.folds else self.split
         with console.status("references and intervals"):
-            against = references(recording, self.split, grid, bound)
-            comparison = Comparison(recording, self.split, grid, entries(jobs), against)
+            against = references(recording, split, grid, bound)
+            comparison = Comparison(recording, split, grid, entries(jobs, held_out(parts)), against)
             metrics = comparison.metrics()
+        metrics |= {"env": self.env, "made": _made(jobs, source, self.folds), "decisions": _decisions(jobs)}
         _write(self.env, out, comparison, metrics, jobs)
 
 
@@ -123,39 +140,41 @@ def _run(jobs: Sequence[Job], workers: int, console: Any) -> dict[str, str]:
 def _bound(recording: Recording, grid: Grid, settings: BenchSettings, cache: Path, console: Any) -> Outcomes:
     """The outcomes of the attainable bound, worked out once."""
     from routegym.evaluation.attainable import attainable_policy
-    from routegym.evaluation.bench import keep_outcomes, read_outcomes
+    from routegym.evaluation.bench import bound_file, keep_outcomes, read_outcomes
     from routegym.evaluation.outcomes import play
 
-    split = settings.split
-    path = cache / f"attainable-{split}-{recording.content_hash[:12]}-{settings.grid_digest}.safetensors"
+    path = bound_file(cache, settings)
     found = read_outcomes(path)
     if found is None:
         with console.status("attainable bound: the best policy for these very tasks that sees only the observation"):
-            found = play(attainable_policy(recording, split), recording, split, grid)
+            found = play(attainable_policy(recording, settings.split), recording, settings.split, grid)
         keep_outcomes(path, found)
     return found
 
 
 def _write(env: str, out: Path, comparison: Comparison, metrics: dict[str, Any], jobs: Sequence[Job]) -> None:
     from routegym.cli.evaluate import draw, wide_console, write_results
-    from routegym.evaluation.report import comparison_table, results_page
+    from routegym.evaluation.report import comparison_table, leaders, results_page
     from routegym.policies.training import write_atomically
 
-    first = {job.name: job for job in reversed(jobs)}
-    metrics |= {"env": env, "made": _made(jobs), "decisions": _decisions(list(first.values()), comparison)}
     write_atomically(out / "metrics.json", (json.dumps(metrics, indent=1) + "\n").encode())
     write_results(out, comparison, env)
     write_atomically(out / "results.md", results_page(metrics).encode())
     console = wide_console()
     console.print(comparison_table(metrics).rich(columns=6), sep="\n")
-    drawn = draw(out, comparison, f"{env}, {comparison.split} split", _leaders(metrics))
+    drawn = draw(out, comparison, f"{env}, {comparison.split} split", leaders(metrics))
     if drawn:
-        _draw_shares(out, comparison, first)
+        _draw_shares(out, comparison, _first(jobs))
     pictures = ", frontier.png, shares.png" if drawn else ""
     console.print(f"results: {out}   (results.md, metrics.json, results.parquet{pictures})")
 
 
-def _made(jobs: Sequence[Job]) -> dict[str, Any]:
+def _first(jobs: Sequence[Job]) -> dict[str, Job]:
+    """The job of the first seed, and of the first fold, of every algorithm."""
+    return {job.name: job for job in reversed(jobs)}
+
+
+def _made(jobs: Sequence[Job], source: str, folds: int) -> dict[str, Any]:
     """What was run, and where."""
     import platform
     import shlex
@@ -166,35 +185,30 @@ def _made(jobs: Sequence[Job]) -> dict[str, Any]:
     return {
         "command": shlex.join(["routegym", *sys.argv[1:]]),
         "seeds": sorted({job.seed for job in jobs}),
+        "recording": source,
+        "folds": folds,
+        "steps": jobs[0].settings.steps,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, one thread per fit",
         "versions": versions(),
     }
 
 
-def _leaders(metrics: dict[str, Any], count: int = 4) -> list[str]:
-    """The names worth a curve of their own: the best learners and the best baselines."""
-    best = sorted(metrics["policies"], key=lambda name: -metrics["policies"][name]["aiq"])
-    return [
-        name
-        for learned in (True, False)
-        for name in [name for name in best if metrics["policies"][name]["learned"] == learned][:count]
-    ]
-
-
-def _decisions(jobs: Sequence[Job], comparison: Comparison) -> dict[str, Any]:
+def _decisions(jobs: Sequence[Job]) -> dict[str, Any]:
     """Time per decision of each policy, and how well those that predict success are calibrated."""
     from dataclasses import asdict
 
     from routegym.evaluation.bench import policy_of_job
     from routegym.evaluation.calibration import success_calibration
     from routegym.evaluation.latency import decision_latency
+    from routegym.graph.library import load_recording
 
-    recording, found = comparison.recording, {}
-    for job in jobs:
+    found = {}
+    for name, job in _first(jobs).items():
+        recording = load_recording(job.settings.recording)
         policy: Any = policy_of_job(job, recording)
-        found[job.name] = asdict(decision_latency(policy, recording))
+        found[name] = asdict(decision_latency(policy, recording))
         if hasattr(policy, "predicted"):
-            found[job.name] |= success_calibration(policy, recording, comparison.split)
+            found[name] |= success_calibration(policy, recording, job.settings.split)
     return found
 
 
@@ -203,15 +217,12 @@ def _draw_shares(out: Path, comparison: Comparison, jobs: dict[str, Job]) -> Non
     from routegym.evaluation.bench import policy_of_job
     from routegym.evaluation.plots import shares_figure
     from routegym.evaluation.shares import call_shares
+    from routegym.graph.library import load_recording
 
     named = [name for name in (comparison.best(learned=True), comparison.best(learned=False)) if name]
-    shares = {
-        name: call_shares(
-            policy_of_job(jobs[name], comparison.recording),
-            comparison.recording,
-            comparison.split,
-            comparison.grid.caps,
-        )
-        for name in named
-    }
+    shares = {}
+    for name in named:
+        recording = load_recording(jobs[name].settings.recording)
+        policy = policy_of_job(jobs[name], recording)
+        shares[name] = call_shares(policy, recording, jobs[name].settings.split, comparison.grid.caps)
     shares_figure(shares).savefig(out / "shares.png", dpi=150)

@@ -10,6 +10,7 @@ _EXTRAS = {
     "train": ("torch", "stable_baselines3", "sb3_contrib"),
     "pool": ("torch", "transformers"),
     "plots": ("matplotlib",),
+    "report": ("plotly", "jinja2"),
     "fast": ("numba",),
     "baselines": ("sklearn", "skops"),
     "live": ("httpcore", "certifi", "tenacity", "aiolimiter", "genai_prices"),

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from rich.console import Console
 
     from routegym.evaluation.comparison import Comparison
     from routegym.graph.recording import Recording
     from routegym.policies.policy import Policy
-    from routegym.tracking.run import Run
+    from routegym.tracking.run import Run, RunConfig
 
-__all__ = ["Evaluate", "draw", "open_run", "wide_console", "write_results"]
+__all__ = ["Evaluate", "compare", "draw", "open_run", "wide_console", "write_results"]
 
 
 _BASELINES = ("random", "first_large_k", "confidence_cascade")
@@ -66,14 +66,7 @@ class Evaluate:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        from routegym.errors import ConfigError
-        from routegym.evaluation.attainable import attainable_policy
-        from routegym.evaluation.comparison import Comparison, Entry
-        from routegym.evaluation.outcomes import Grid, play
-        from routegym.evaluation.references import references
         from routegym.evaluation.report import arm_table, comparison_table
-        from routegym.policies.algorithm import Problem
-        from routegym.policies.config import tuned
         from routegym.tracking.run import Run
 
         run = Run(self.run_folder)
@@ -94,42 +87,85 @@ class Evaluate:
             )
             return
         algo = run.config.algo
-        grid = Grid.of(recording, self.budgets or None)
-        entries = {}
-        names = [algo, *(name for name in (_BASELINES if self.baselines is None else self.baselines) if name != algo)]
         columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.description}"))
         with Progress(*columns, console=Console(stderr=True)) as bar:
-            line = bar.add_task("", total=len(names) + 2)
-            for number, name in enumerate(names):
-                bar.update(line, description=name, completed=number)
-                mine = policies
-                if number:
-                    try:
-                        mine = {0: tuned(name, run.config.env).fit(Problem(recording), self.seed)}
-                    except ConfigError:
-                        if self.baselines is not None:
-                            raise
-                        continue  # it does not fit, and nobody asked for it
-                played, validated = (
-                    {seed: play(policy, recording, split, grid, self.seed) for seed, policy in mine.items()}
-                    for split in (self.split, "val")
-                )
-                entries[name] = Entry.of(played, validated, learned=not number)
-            bar.update(line, description="oracle", completed=len(names))
-            bound = None
-            if self.attainable:
-                bound = play(attainable_policy(recording, self.split), recording, self.split, grid, self.seed)
-            against = references(recording, self.split, grid, bound)
-            comparison = Comparison(recording, self.split, grid, entries, against)
-            bar.update(line, description="intervals", completed=len(names) + 1)
+            line = bar.add_task("", total=len({algo, *(self.baselines or _BASELINES)}) + 2, completed=-1)
+
+            def tell(description: str) -> None:
+                bar.update(line, description=description, advance=1)
+
+            comparison, _ = compare(
+                run.config,
+                recording,
+                policies,
+                self.split,
+                self.budgets,
+                self.baselines,
+                self.attainable,
+                self.seed,
+                tell,
+            )
+            tell("intervals")
             metrics = comparison.metrics()
-            bar.update(line, description="done", completed=len(names) + 2)
+            tell("done")
         run.write_json("metrics.json", metrics)
         write_results(run.path, comparison, run.config.env)
         console = wide_console()
         console.print(arm_table(metrics, algo).rich(), comparison_table(metrics).rich(columns=5), sep="\n")
         drawn = draw(run.path, comparison, f"{run.config.env}, {self.split} split")
         console.print(f"run folder: {run.path}   (metrics.json, results.parquet{', frontier.png' if drawn else ''})")
+
+
+def compare(
+    config: RunConfig,
+    recording: Recording,
+    policies: Mapping[int, Policy],
+    split: str,
+    budgets: Sequence[float],
+    baselines: Sequence[str] | None,
+    attainable: bool,
+    seed: int,
+    tell: Callable[[str], None],
+) -> tuple[Comparison, dict[str, Mapping[int, Policy]]]:
+    """Play a run's policies, and beside them baselines that are fitted on the same training tasks.
+
+    Args:
+        config: of the run.
+        recording, policies: from `open_run`.
+        split, budgets, baselines, attainable, seed: as the options of `Evaluate`.
+        tell: is told what is done next.
+
+    Returns:
+        The comparison, and all policies in it by name and seed.
+    """
+    from routegym.errors import ConfigError
+    from routegym.evaluation.attainable import attainable_policy
+    from routegym.evaluation.comparison import Comparison, Entry
+    from routegym.evaluation.outcomes import Grid, play
+    from routegym.evaluation.references import references
+    from routegym.policies.algorithm import Problem
+    from routegym.policies.config import tuned
+
+    grid = Grid.of(recording, budgets or None)
+    entries, found = {}, {config.algo: policies}
+    beside = _BASELINES if baselines is None else baselines
+    for name in (config.algo, *(name for name in beside if name != config.algo)):
+        tell(name)
+        if name not in found:
+            try:
+                found[name] = {0: tuned(name, config.env).fit(Problem(recording), seed)}
+            except ConfigError:
+                if baselines is not None:
+                    raise
+                continue  # it needs a signal that the recording does not have, and nobody asked for it
+        played, validated = (
+            {number: play(policy, recording, side, grid, seed) for number, policy in found[name].items()}
+            for side in (split, "val")
+        )
+        entries[name] = Entry.of(played, validated, learned=name == config.algo)
+    tell("oracle")
+    bound = play(attainable_policy(recording, split), recording, split, grid, seed) if attainable else None
+    return Comparison(recording, split, grid, entries, references(recording, split, grid, bound)), found
 
 
 def open_run(run: Run, moved: str | None = None) -> tuple[Recording, Mapping[int, Policy]]:

@@ -90,6 +90,7 @@ class Import:
         options = self._options()
         with _status(f"reading {self.source}"):
             imported = import_data(self.format, self.source, **options)
+        imported.recording.name = self.name or self.out.name
         with _status("looking for leaks and odd units"):
             report = import_report(imported)
         provenance = imported.recording.provenance
@@ -113,7 +114,6 @@ class Import:
             "columns": _pairs(self.columns),
             "delimiter": _NAMED_DELIMITERS.get(self.delimiter or "", self.delimiter),
             "verdict": self.verdict or None,
-            "name": self.name or self.out.name,
         }
         return {name: value for name, value in reading.items() if value not in (None, {})} | {
             "kind": self.kind,

@@ -6,6 +6,7 @@ from routegym.evaluation.calibration import (
     Reliability,
     brier,
     expected_calibration_error,
+    predicted_success,
     reliability,
     success_calibration,
 )
@@ -27,6 +28,7 @@ from routegym.evaluation.plots import Curve, frontier_figure, shares_figure
 from routegym.evaluation.references import References, arms_alone
 from routegym.evaluation.regret import regret
 from routegym.evaluation.report import Table, arm_table, budget_table, comparison_table
+from routegym.evaluation.routes import Route, Step, largest_differences, trace_routes
 from routegym.evaluation.shares import REMAINING_EDGES, CallShares, call_shares
 from routegym.evaluation.statistics import Interval, Sweep, aiq_difference, bootstrap, gap_closed_interval, score_bands
 from routegym.evaluation.strength import apgr, cpt, hypervolume, pgr, qnc
@@ -47,6 +49,8 @@ __all__ = [
     "Outcomes",
     "References",
     "Reliability",
+    "Route",
+    "Step",
     "Sweep",
     "Table",
     "aiq",
@@ -73,12 +77,14 @@ __all__ = [
     "hull",
     "hypervolume",
     "ips",
+    "largest_differences",
     "largest_share",
     "oracle_at_cap",
     "oracle_at_lambda",
     "oracle_frontier",
     "pgr",
     "play",
+    "predicted_success",
     "qnc",
     "regret",
     "reliability",
@@ -91,5 +97,6 @@ __all__ = [
     "shares_figure",
     "snips",
     "success_calibration",
+    "trace_routes",
     "zero_router",
 ]

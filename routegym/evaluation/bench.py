@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
@@ -22,6 +23,7 @@ import routegym
 from routegym.errors import ConfigError, MissingExtraError, RoutegymError
 from routegym.evaluation.comparison import Entry
 from routegym.evaluation.outcomes import Grid, Outcomes, play
+from routegym.graph.folds import fold_recordings
 from routegym.graph.library import load_recording
 from routegym.policies.algorithm import Problem, algorithm_class, family_of
 from routegym.policies.config import hyperparameters, tuned
@@ -32,7 +34,18 @@ if TYPE_CHECKING:
     from routegym.graph.recording import Recording
     from routegym.policies.policy import Policy
 
-__all__ = ["BenchSettings", "Job", "entries", "keep_outcomes", "policy_of_job", "read_outcomes", "run_jobs"]
+__all__ = [
+    "BenchSettings",
+    "Job",
+    "bench_parts",
+    "bound_file",
+    "entries",
+    "held_out",
+    "keep_outcomes",
+    "policy_of_job",
+    "read_outcomes",
+    "run_jobs",
+]
 
 
 @dataclass(frozen=True)
@@ -119,6 +132,25 @@ class Job:
         return float(json.loads((self.folder / "fit.json").read_text(encoding="utf-8"))["cpu_seconds"])
 
 
+def bench_parts(source: str, recording: Recording, folds: int, cache: Path) -> dict[str, Recording]:
+    """What is fitted and played on, by name or folder: the recording itself, or without regard to its splits its folds.
+
+    Folds are made once and kept: text features are fitted anew for each.
+    """
+    if not folds:
+        return {source: recording}
+    places = [cache / "folds" / f"{recording.content_hash[:12]}-{fold}-of-{folds}" for fold in range(folds)]
+    if not all((place / "meta.json").is_file() for place in places):
+        for place, part in zip(places, fold_recordings(recording, folds), strict=True):
+            part.save(place)
+    return {str(place): load_recording(place) for place in places}
+
+
+def held_out(parts: Mapping[str, Recording]) -> dict[str, npt.NDArray[np.int64]] | None:
+    """Where the evaluated tasks of each fold stand among all tasks; None where there are no folds."""
+    return None if len(parts) == 1 else {name: part.split("test") for name, part in parts.items()}
+
+
 def run_jobs(
     jobs: Sequence[Job],
     workers: int,
@@ -167,24 +199,44 @@ def run_jobs(
     return refused
 
 
-def entries(jobs: Sequence[Job]) -> dict[str, Entry]:
-    """The finished jobs as competitors, by name."""
+def entries(jobs: Sequence[Job], places: Mapping[str, npt.NDArray[np.int64]] | None = None) -> dict[str, Entry]:
+    """The finished jobs as competitors, by name.
+
+    Args:
+        jobs: of every algorithm those of all seeds, and of all folds where there are any.
+        places: for the recording of each fold where its evaluated tasks stand among all tasks; None without folds.
+    """
     found: dict[str, list[Job]] = {}
     for job in jobs:
         found.setdefault(job.name, []).append(job)
-    return {name: _entry(name, mine) for name, mine in found.items()}
+    return {name: _entry(name, mine, places) for name, mine in found.items()}
 
 
-def _entry(name: str, jobs: Sequence[Job]) -> Entry:
+def _entry(name: str, jobs: Sequence[Job], places: Mapping[str, npt.NDArray[np.int64]] | None) -> Entry:
     sides: list[Mapping[int, Outcomes]] = []
     for split in (jobs[0].settings.split, "val"):
-        known = {job.seed: job.outcomes(split) for job in jobs}
-        missing = [seed for seed, outcome in known.items() if outcome is None]
-        if missing:
-            raise ConfigError(f"{name}: no outcomes of seeds {missing} on split {split!r}; run the bench again")
-        sides.append({seed: outcome for seed, outcome in known.items() if outcome is not None})
+        known: dict[int, list[tuple[Job, Outcomes]]] = {}
+        for job in jobs:
+            outcome = job.outcomes(split)
+            if outcome is None:
+                raise ConfigError(f"{name}: no outcomes of seed {job.seed} on split {split!r}; run the bench again")
+            known.setdefault(job.seed, []).append((job, outcome))
+        sides.append({seed: _joined(parts, places if split != "val" else None) for seed, parts in known.items()})
     seconds = float(np.mean([job.seconds for job in jobs]))
     return Entry.of(*sides, learned=family_of(name) == "learner", seconds=seconds)
+
+
+def _joined(parts: Sequence[tuple[Job, Outcomes]], places: Mapping[str, npt.NDArray[np.int64]] | None) -> Outcomes:
+    """The outcomes of the folds of one seed over all their tasks, in the order of these if their places are given."""
+    found = [outcome for _, outcome in parts]
+    if len(found) == 1:
+        return found[0]
+    scores, costs = (np.concatenate([getattr(one, name) for one in found], axis=1) for name in ("scores", "costs"))
+    if places is not None:
+        order = np.argsort(np.concatenate([places[job.settings.recording] for job, _ in parts]))
+        scores, costs = scores[:, order], costs[:, order]
+    violations, calls = (np.sum([getattr(one, name) for one in found], axis=0) for name in ("violations", "calls"))
+    return Outcomes(scores, costs, violations, calls)
 
 
 def policy_of_job(job: Job, recording: Recording) -> Policy:
@@ -194,6 +246,11 @@ def policy_of_job(job: Job, recording: Recording) -> Policy:
         made: Policy = cls(recording)
         return made
     return load_policies(job.folder, recording)[job.seed]
+
+
+def bound_file(cache: Path, settings: BenchSettings) -> Path:
+    """Where a bench keeps the outcomes of the attainable bound."""
+    return cache / f"attainable-{settings.split}-{settings.content_hash[:12]}-{settings.grid_digest}.safetensors"
 
 
 def read_outcomes(path: Path) -> Outcomes | None:

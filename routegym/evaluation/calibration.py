@@ -15,7 +15,14 @@ from routegym.evaluation.references import arms_alone
 if TYPE_CHECKING:
     from routegym.graph.recording import Recording
 
-__all__ = ["Reliability", "brier", "expected_calibration_error", "reliability", "success_calibration"]
+__all__ = [
+    "Reliability",
+    "brier",
+    "expected_calibration_error",
+    "predicted_success",
+    "reliability",
+    "success_calibration",
+]
 
 _Floats = npt.NDArray[np.float64]
 
@@ -99,8 +106,8 @@ def expected_calibration_error(
     return float((found.count * np.abs(found.predicted - found.observed)).sum() / found.count.sum())
 
 
-def success_calibration(policy: SuccessPredicting, recording: Recording, split: str = "test") -> dict[str, float]:
-    """How well a policy foresees, at the start of each task, the score of every arm alone.
+def predicted_success(policy: SuccessPredicting, recording: Recording, split: str = "test") -> tuple[_Floats, _Floats]:
+    """What a policy foresees at the start of each task of the score of every arm alone, and what that score is.
 
     Args:
         policy: with ``predicted(observation)``, the predicted final score of each action, float (n, n_actions).
@@ -108,14 +115,26 @@ def success_calibration(policy: SuccessPredicting, recording: Recording, split: 
         split: the tasks.
 
     Returns:
-        ``brier`` and ``ece`` (15 bins of equal width) over all (task, arm) pairs.
+        predicted and outcome, float64 (tasks * arms,) each.
     """
     tasks = recording.split(split)
     form: Any = getattr(policy, "observation", "flat")
     env = RoutingVectorEnv(len(tasks), recording, split=split, observation=form, info="lean")
     observation, _ = env.reset(seed=0, options={"task_id": tasks})
     outcome = arms_alone(recording, tasks).scores[0].T.reshape(-1)
-    predicted = policy.predicted(observation)[:, : len(recording.arms)].reshape(-1)
+    return policy.predicted(observation)[:, : len(recording.arms)].reshape(-1), outcome
+
+
+def success_calibration(policy: SuccessPredicting, recording: Recording, split: str = "test") -> dict[str, float]:
+    """How well a policy foresees, at the start of each task, the score of every arm alone.
+
+    Args:
+        policy, recording, split: as for `predicted_success`.
+
+    Returns:
+        ``brier`` and ``ece`` (15 bins of equal width) over all (task, arm) pairs.
+    """
+    predicted, outcome = predicted_success(policy, recording, split)
     return {"brier": brier(predicted, outcome), "ece": expected_calibration_error(predicted, outcome)}
 
 

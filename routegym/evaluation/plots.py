@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from routegym.evaluation.shares import CallShares
 
-__all__ = ["Curve", "Kind", "frontier_figure", "shares_figure"]
+__all__ = ["Curve", "Kind", "frontier_figure", "shares_figure", "straight_in_cost"]
 
 _Floats = npt.NDArray[np.float64]
 
@@ -247,16 +247,26 @@ def _draw(axes: Axes, curve: Curve, style: dict[str, Any], scale: float, logarit
     costs, scores = _points(curve)
     order = np.argsort(costs, kind="stable")
     costs, scores = costs[order] / scale, scores[order]
-    # Straight in cost also on a logarithmic axis, so draw each segment through many points.
-    dense = costs
-    if logarithmic and costs[-1] > costs[0]:
-        inner = np.geomspace(max(costs[0], costs[-1] * 1e-4), costs[-1], 400)
-        dense = np.unique(np.concatenate([costs, inner]))
+    dense = straight_in_cost(costs, logarithmic)
     marked = np.flatnonzero(np.isin(dense, costs)).tolist()
     axes.plot(dense, np.interp(dense, costs, scores), label=curve.label, markersize=5, markevery=marked, **style)
     if curve.low is not None and curve.high is not None:
         low, high = (np.interp(dense, costs, np.asarray(end, float)[order]) for end in (curve.low, curve.high))
         axes.fill_between(dense, low, high, color=style["color"], alpha=0.16, linewidth=0, zorder=2)
+
+
+def straight_in_cost(costs: _Floats, logarithmic: bool, count: int = 400) -> _Floats:
+    """Costs through which to draw a curve so that its segments are straight in cost on a logarithmic axis too.
+
+    Args:
+        costs: of its points, ascending, (p,).
+        logarithmic: whether the axis is; else the points themselves will do.
+        count: points in between.
+    """
+    if not logarithmic or costs[-1] <= costs[0]:
+        return costs
+    inner = np.geomspace(max(costs[0], costs[-1] * 1e-4), costs[-1], count)
+    return np.unique(np.concatenate([costs, inner]))
 
 
 def _legend(axes: Axes) -> tuple[list[Any], list[str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table as RichTable
 
-__all__ = ["Table", "arm_table", "budget_table", "comparison_table", "decision_table", "results_page"]
+__all__ = ["Table", "arm_table", "budget_table", "comparison_table", "decision_table", "leaders", "results_page"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,16 @@ def arm_table(metrics: Mapping[str, Any], name: str) -> Table:
             for point, best in zip(points, metrics["oracle"]["budgets"], strict=True)
         ],
     )
+
+
+def leaders(metrics: Mapping[str, Any], count: int = 4) -> list[str]:
+    """The names worth a curve of their own: the best learners and the best baselines, so many of each by AIQ."""
+    best = sorted(metrics["policies"], key=lambda name: -metrics["policies"][name]["aiq"])
+    return [
+        name
+        for learned in (True, False)
+        for name in [name for name in best if metrics["policies"][name]["learned"] == learned][:count]
+    ]
 
 
 def _signed(interval: Mapping[str, Any]) -> str:

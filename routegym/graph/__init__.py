@@ -1,4 +1,6 @@
-"""The transition graph, recordings of it, and its growth from a live pool."""
+"""The transition graph, recordings of it, its growth from a live pool, and imports: ``import_NAME``."""
+
+from typing import Any
 
 from routegym.graph.graph import OPEN, TERMINATED, TRUNCATED, TransitionGraph, edge_dtype
 from routegym.graph.growth import Expander, explore, start_recording
@@ -26,3 +28,11 @@ __all__ = [
     "start_recording",
     "vary_arms",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("import_"):  # pyarrow is loaded by those who import something
+        from routegym.graph import imports
+
+        return getattr(imports, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,6 +24,7 @@ _NODE = np.dtype(
         ("step", "i2"),
         ("running", "i2"),
         ("status", "u1"),
+        ("last", "u1"),
     ],
     align=True,
 )
@@ -93,7 +94,7 @@ class TransitionGraph:
     # -- views -------------------------------------------------------------------------------
     @property
     def nodes(self) -> Array:
-        """Records (n_nodes,) with fields floor_usd, score, task, step, running, status."""
+        """Records (n_nodes,) with fields floor_usd, score, task, step, running, status, last."""
         return self._nodes[: self.n_nodes]
 
     @property
@@ -110,6 +111,11 @@ class TransitionGraph:
     def node_running(self) -> Array:
         """int16 (n_nodes,): the arm whose attempt goes on in a situation, -1 where none is under way."""
         return self.nodes["running"]
+
+    @property
+    def node_last(self) -> Array:
+        """uint8 (n_nodes,): 1 where no other arm may take over from the attempt that goes on."""
+        return self.nodes["last"]
 
     @property
     def node_status(self) -> Array:
@@ -166,8 +172,9 @@ class TransitionGraph:
         signals: npt.ArrayLike,
         reserve_usd: npt.ArrayLike,
         running: npt.ArrayLike = -1,
+        last: npt.ArrayLike = 0,
     ) -> npt.NDArray[np.int32]:
-        """Add situations and return their node ids, int32 (n,)."""
+        """Add situations and return their node ids, int32 (n,); where `last` is set, no arm but `running` is legal."""
         status = np.asarray(status, dtype=np.uint8)
         reserve = np.asarray(reserve_usd, dtype=np.float64).reshape(len(status), self.n_actions)
         low, high = self.n_nodes, self.n_nodes + len(status)
@@ -175,7 +182,11 @@ class TransitionGraph:
             setattr(self, name, with_room(getattr(self, name), high))
         rows = self._nodes[low:high]
         rows["task"], rows["step"], rows["status"], rows["score"] = task, step, status, score
-        rows["running"] = running
+        rows["running"], rows["last"] = running, last
+        if rows["last"].any():
+            others = np.arange(self.n_actions) != rows["running"][:, None]
+            others[:, self.n_arms :] = False
+            reserve = np.where(others & (rows["last"] > 0)[:, None], np.nan, reserve)
         rows["floor_usd"] = _floor(reserve)
         self._signals[low:high] = signals
         self._reserve[low:high] = reserve

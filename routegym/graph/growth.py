@@ -76,6 +76,10 @@ class Expander:
         samples: Mapping[str, int] | None = None,
         charged: Recording | None = None,
     ) -> None:
+        if recording.closed:
+            raise RecordingError(
+                f"{recording.name}: a closed recording cannot be grown: what is not in it was never legal there"
+            )
         if recording.kind != workflow.kind:
             raise RecordingError(
                 f"{recording.name}: a recording of kind {recording.kind!r} cannot be grown by a "
@@ -90,10 +94,6 @@ class Expander:
             raise RecordingError(
                 f"{recording.name}: the pool's prices of {', '.join(changed)} are not those that it has been grown "
                 "with; give the pool the former ones, or begin another recording (what a store knows costs nothing)"
-            )
-        if recording.closed:
-            raise RecordingError(
-                f"{recording.name}: a closed recording cannot be grown: what is not in it was never legal there"
             )
         self.workflow, self.pool, self.recording = workflow, pool, recording
         names = [arm.name for arm in pool.arms]
@@ -235,6 +235,7 @@ class Expander:
                 signals=self.workflow.signals(added),
                 reserve_usd=self._reserve(added, status),
                 running=[getattr(s, "running", -1) for s in added],
+                last=[getattr(s, "last", False) for s in added],
             )
             self.recording.texts.extend(key[2] for key in fresh)
             self._states.extend(added)

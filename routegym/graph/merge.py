@@ -28,7 +28,7 @@ TASK_FIELDS = ("ids", "prompts", "references", "splits", "graders", "kinds", "de
 #: Fields of an edge that say what was recorded; the others measure the machine or follow from the prices.
 EDGE_CONTENT = ("next", "tokens", "lost", "charge_usd", "fallback", "flops", "signals")
 
-_NODE_CONTENT = ("status", "score", "running")
+_NODE_CONTENT = ("status", "score", "running", "last")
 _NAMED = 3  # conflicts that a message spells out
 _SHOWN = 60  # characters of a situation in a message
 

@@ -23,6 +23,7 @@ from routegym.errors import RecordingError
 from routegym.graph.graph import TransitionGraph
 from routegym.graph.validate import validate_graph
 from routegym.graph.values import always_arm_actions, evaluate_choices
+from routegym.graph.workflow import STOP
 from routegym.pool.arms import Arm, PriceTable
 from routegym.tasks.taskset import TaskSet
 
@@ -151,6 +152,15 @@ class Recording:
             provenance=dict(provenance or {}),
             closed=closed,
         )
+
+    @property
+    def tells_success(self) -> bool:
+        """Whether the environment says that a task is solved, by ending the episode.
+
+        An open situation after a call, or after an attempt, then means "not solved". Such a recording has the control
+        ``stop``, which gives up with what there is, and none that hands in an answer.
+        """
+        return STOP in self.controls
 
     @property
     def action_names(self) -> tuple[str, ...]:

@@ -28,7 +28,9 @@ __all__ = ["RecordingMeta", "read_meta", "read_tables", "write_tables"]
 
 _ROWS = 1 << 18  # rows written at a time, a few tens of MB; this is the row group of the files
 _ROWS_READ = 1 << 15  # rows read at a time: what is held beside the graph while it loads
-_RUNNING = {"running": pa.int16()}  # a column where some situation has an attempt under way
+# Columns where some situation has an attempt under way, or one that no other arm may take over from.
+_Attempts = {"running": pa.int16(), "last": pa.uint8()}
+_AttemptDefaults = {"running": -1, "last": 0}
 _NodeTable = {"task": pa.int32(), "step": pa.int16(), "status": pa.uint8(), "score": pa.float32()}
 _EdgeTable = {"node": pa.int32(), "action": pa.int16(), "next": pa.int32()} | dict.fromkeys(TOKEN_KINDS, pa.int32())
 _Measured = {"latency_s": pa.float32(), "flops": pa.float64()}
@@ -197,7 +199,9 @@ def write_tables(recording: Recording, folder: Path) -> str:
         digest,
     )
     texts = recording.texts.arrow().take(pa.array(by_name))
-    known = _NodeTable | (_RUNNING if (graph.node_running >= 0).any() else {})
+    known = _NodeTable | {
+        name: kind for name, kind in _Attempts.items() if (graph.nodes[name] != _AttemptDefaults[name]).any()
+    }
     _write(
         folder / "nodes.parquet",
         known | {"text": pa.string()} | _signal_fields(recording.node_signal_names),
@@ -324,8 +328,8 @@ def read_tables(folder: Path, meta: RecordingMeta) -> Recording:
     node_names, edge_names = tuple(meta.node_signal_names), tuple(meta.edge_signal_names)
     counts = meta.counts
     task_fields = _TaskTable | {"start": pa.int32()} | _optional(folder / "tasks.parquet", _OptionalTaskTable)
-    running = _optional(folder / "nodes.parquet", _RUNNING)
-    node_fields = _NodeTable | running | {"text": pa.string()} | _signal_fields(node_names)
+    attempts = _optional(folder / "nodes.parquet", _Attempts)
+    node_fields = _NodeTable | attempts | {"text": pa.string()} | _signal_fields(node_names)
     faults = _optional(folder / "edges.parquet", _Faults)
     edge_fields = _EdgeTable | _Measured | faults | _signal_fields(edge_names)
     tables = (
@@ -379,7 +383,7 @@ def read_tables(folder: Path, meta: RecordingMeta) -> Recording:
             score=batch["score"].to_numpy(zero_copy_only=False),
             signals=_signal_matrix(batch, node_names),
             reserve_usd=np.where((status == OPEN)[:, None], unrecorded, np.nan).repeat(graph.n_actions, axis=1),
-            running=batch["running"].to_numpy() if running else -1,
+            **{name: batch[name].to_numpy() for name in attempts},
         )
         texts.append(batch["text"].cast(pa.large_string()))
 

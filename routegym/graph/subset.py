@@ -157,6 +157,7 @@ def _part(
         signals=graph.node_signals[nodes][:, columns],
         reserve_usd=np.where(legal, graph.node_reserve, np.nan)[nodes][:, actions],
         running=np.append(place, -1)[rows["running"]],
+        last=rows["last"],
     )
     part.task_start[:] = number[graph.task_start]
     records = graph.edges[edges]

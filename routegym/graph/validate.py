@@ -62,6 +62,8 @@ def validate_graph(recording: Recording, where: str | None = None) -> None:
     refuse(
         (running < -1) | (running >= graph.n_arms), "nodes", "running", running, f"-1 or an arm below {graph.n_arms}"
     )
+    last = nodes["last"]
+    refuse((last > 0) & (running < 0), "nodes", "last", last, "0 where no attempt is under way")
     signals = graph.node_signals
     for column, name in enumerate(recording.node_signal_names):
         value = signals[:, column]

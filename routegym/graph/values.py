@@ -10,11 +10,11 @@ import numpy.typing as npt
 from routegym.errors import MissingEdgeError
 from routegym.graph.graph import OPEN, TransitionGraph
 
-__all__ = ["always_arm_actions", "evaluate_choices"]
+__all__ = ["always_arm_actions", "evaluate_choices", "most_attempts"]
 
 
 def evaluate_choices(
-    graph: TransitionGraph, action: npt.NDArray[Any]
+    graph: TransitionGraph, action: npt.NDArray[Any], worth: npt.NDArray[Any] | None = None
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Expected final score and cost from every situation when the same action is always taken there.
 
@@ -23,6 +23,7 @@ def evaluate_choices(
     Args:
         graph: a complete graph.
         action: integers (n_nodes,), the action taken in each situation (ignored in ended ones).
+        worth: what counts in place of the score of each ended situation, (n_nodes,).
 
     Returns:
         score and cost_usd, float64 (n_nodes,).
@@ -30,7 +31,7 @@ def evaluate_choices(
     Raises:
         MissingEdgeError: an action was never recorded in an open situation.
     """
-    score = np.nan_to_num(graph.node_score.astype(np.float64))
+    score = np.nan_to_num((graph.node_score if worth is None else worth).astype(np.float64))
     cost = np.zeros(graph.n_nodes)
     open_nodes = np.flatnonzero(graph.node_status == OPEN)
     open_nodes = open_nodes[np.argsort(graph.node_step[open_nodes], kind="stable")]
@@ -58,14 +59,29 @@ def evaluate_choices(
 def always_arm_actions(graph: TransitionGraph, arm: int) -> npt.NDArray[np.int64]:
     """The arm everywhere; where there is a control action, one call or one whole attempt and then the first control.
 
-    Where the arm is not legal, the one with the lowest worst case takes its place.
+    Where the arm is not legal, the one with the lowest worst case takes its place. An attempt under way goes on,
+    whoever's it is.
     """
-    action = np.full(graph.n_nodes, arm, dtype=np.int64)
+    running = graph.node_running
+    action = np.where(running >= 0, running, arm).astype(np.int64)
     if graph.n_actions > graph.n_arms:
-        action[(graph.node_step > 0) & (graph.node_running != arm)] = graph.n_arms
-    barred = np.flatnonzero(np.isnan(graph.node_reserve[:, arm]) & (action == arm) & (graph.node_status == OPEN))
+        action[(graph.node_step > 0) & (running < 0)] = graph.n_arms
+    barred = np.isnan(graph.node_reserve[:, arm]) & (action == arm) & (graph.node_status == OPEN)
+    barred = np.flatnonzero(barred & (running < 0))
     if len(barred):
         reserve = graph.node_reserve[barred, : graph.n_arms]
         reserve = np.where(np.isnan(reserve), np.inf, reserve)
         action[barred] = reserve.argmin(axis=1)
     return action
+
+
+def most_attempts(graph: TransitionGraph) -> int:
+    """Most attempts that a recorded episode begins; a call after which no attempt is under way is one of its own."""
+    source, action = graph.edge_sources()
+    begins = (action < graph.n_arms) & (graph.node_running[source] != action)
+    begun = np.zeros(graph.n_nodes, dtype=np.int64)
+    step = graph.node_step[source]
+    order = np.argsort(step, kind="stable")
+    for edges in np.split(order, np.flatnonzero(np.diff(step[order])) + 1):  # every edge leads to a larger step
+        np.maximum.at(begun, graph.edges["next"][edges], begun[source[edges]] + begins[edges])
+    return int(begun.max())

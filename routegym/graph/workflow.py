@@ -12,7 +12,10 @@ from routegym.pool.arms import Arm
 from routegym.pool.backend import Request, Response
 from routegym.tasks.taskset import TaskSet
 
-__all__ = ["Situation", "Workflow"]
+__all__ = ["STOP", "Situation", "Workflow"]
+
+#: The control that ends an episode with what there is, of a family whose environment says when a task is solved.
+STOP = "stop"
 
 
 class Situation(Protocol):
@@ -28,7 +31,8 @@ class Situation(Protocol):
         """How far along the episode is, usually the calls made so far; every call leads to a larger step."""
         ...
 
-    # A situation may have an attribute ``running``: index of the arm whose attempt goes on, -1 where none does.
+    # A situation may have an attribute ``running``: index of the arm whose attempt goes on, -1 where none does; and an
+    # attribute ``last``: whether no other arm may take over from that attempt.
 
 
 class Workflow(Protocol):

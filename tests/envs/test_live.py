@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import helpers
 import numpy as np
 import pytest
 
 from routegym.core.vector_env import RoutingVectorEnv
-from routegym.envs.agent_steps import AgentStepsWorkflow
-from routegym.envs.cascade import CascadeWorkflow
+from routegym.envs import workflow_of
 from routegym.graph import Expander, Recording, Workflow, start_recording
 from routegym.graph.library import load_recording
 from routegym.pool.pool import load_pool
@@ -26,13 +26,11 @@ def live_copy(recorded: Recording, workflow: Workflow, tasks: list[int]) -> tupl
     return live, expander
 
 
-@pytest.mark.parametrize("kind", ["agent_steps", "cascade"])
+@pytest.mark.parametrize("kind", ["agent_steps", "cascade", "attempts"])
 def test_live_transitions_equal_the_recorded_ones(kind: str) -> None:
     recorded = load_recording(kind)
     pool = load_pool()
-    workflow: Workflow = (
-        AgentStepsWorkflow() if kind == "agent_steps" else CascadeWorkflow([arm.name for arm in pool.arms])
-    )
+    workflow = workflow_of(kind, [arm.name for arm in pool.arms], recorded.tasks)
     tasks = recorded.split("test")[:12].tolist()
     live, expander = live_copy(recorded, workflow, tasks)
     ids = np.repeat(recorded.task_ids[tasks], len(pool.arms))
@@ -56,13 +54,15 @@ def test_live_transitions_equal_the_recorded_ones(kind: str) -> None:
         for name in ("cost_usd", "score", "completion_tokens", "reasoning_tokens", "flops"):
             np.testing.assert_array_equal(told[name], told_live[name], err_msg=name)
         done |= ends[0] | ends[1]
-        actions = rng.integers(recorded.graph.n_arms, size=len(ids))
+        masks = envs[0].action_masks()
+        np.testing.assert_array_equal(masks, envs[1].action_masks())
+        actions = helpers.legal_actions(rng, masks[:, : recorded.graph.n_arms])
     assert live.graph.n_edges > len(ids)
 
 
 def test_shipped_recordings_are_complete_and_belong_to_the_pool() -> None:
     pool = load_pool()
-    for kind in ("single_call", "cascade", "agent_steps"):
+    for kind in helpers.KINDS:
         recording = load_recording(kind)
         assert recording.graph.complete
         assert recording.arms == pool.arms

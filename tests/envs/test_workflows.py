@@ -1,4 +1,4 @@
-"""The three families by hand: what each answer leads to, what may be seen of it, and how it is written down."""
+"""Families by hand: what each answer leads to, what may be seen of it, and how it is written down."""
 
 from __future__ import annotations
 

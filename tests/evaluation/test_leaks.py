@@ -177,7 +177,7 @@ PLANTED: dict[str, tuple[str, Callable[[], Recording]]] = {
     "the score, nearly always": ("observation", observed(lambda right: noisy(right[:, 0] * 0.5 + 0.25, 0.252))),
     "a tiny difference": ("observation", observed(lambda right: 0.5 + 1e-4 * right[:, 1])),
     "the number of the best arm": ("observation", observed(best_arm)),
-    "the best arm in no order": ("observation", observed(lambda right: (best_arm(right) + 0.6) % 1.2)),
+    "the best arm in no order": ("observation", observed(lambda right: (best_arm(right) + 0.5) % 1.25)),
     "the scores as bits": ("observation", observed(lambda right: (right[:, 0] + 2 * right[:, 1]) / 3)),
     "the verdict after a call": ("observation", verdict_seen),
     "a file sorted by score": ("order", in_order(lambda right: right[:, 1], lambda number: f"q{(number * 77) % N}")),

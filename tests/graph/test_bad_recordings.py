@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import helpers
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -251,6 +252,15 @@ def test_a_close_name_is_suggested(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("routegym.graph.library.shipped_recordings", lambda: ("agent_steps", "cascade"))
     with pytest.raises(RecordingError, match="did you mean 'agent_steps'"):
         routegym.load_recording("agent_stepz")
+
+
+def test_an_attempt_that_is_the_last_is_under_way(tmp_path: Path) -> None:
+    recording = helpers.build("attempts", 3)
+    graph = recording.graph
+    row = int(np.argmax(graph.node_last))
+    graph.nodes["running"][row] = -1
+    with pytest.raises(RecordingError, match=rf"nodes, row {row}: last = 1; expected 0 where no attempt is under way"):
+        recording.save(tmp_path / "bad")
 
 
 def test_an_inconsistent_recording_is_not_saved(tmp_path: Path) -> None:

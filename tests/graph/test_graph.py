@@ -13,6 +13,7 @@ from helpers import Edge, hand_made
 from routegym.errors import MissingEdgeError, RecordingError
 from routegym.graph import OPEN, Recording, always_arm_actions, edge_dtype, evaluate_choices
 from routegym.graph.pricing import edge_costs, worst_case_usd
+from routegym.graph.values import most_attempts
 from routegym.pool.arms import Arm, Price, PriceTable
 
 
@@ -56,6 +57,35 @@ def test_values_of_fixed_choices_are_expectations_over_samples() -> None:
     mixed = np.array([1, 0, 0, 0])
     score, cost = evaluate_choices(graph, mixed)
     assert (score[0], cost[0]) == (0.5, pytest.approx(0.5 * 8e-6 + 0.5 * 10e-6))
+
+
+def test_always_one_arm_is_one_whole_attempt() -> None:
+    """Arm 0 answers in two turns, then ``stop``; arm 1, of which there is no attempt, gives way to the cheapest."""
+    nodes = [(0, None), (1, None), (2, None), (3, 0.0), (3, 1.0)]
+    edges = [Edge(0, 0, 1, 2), Edge(0, 2, 3), Edge(1, 0, 2, 3), Edge(1, 2, 3), Edge(2, 2, 3)]
+    recording = hand_made(nodes, edges, controls=("stop",), complete=False)
+    graph = recording.graph
+    graph.nodes["running"][1] = 0
+    graph.node_reserve[np.isinf(graph.node_reserve)] = np.nan
+    for arm in (0, 1):
+        assert always_arm_actions(graph, arm)[:3].tolist() == [0, 0, 2]
+        score, cost = evaluate_choices(graph, always_arm_actions(graph, arm))
+        assert (score[0], cost[0]) == (0.0, pytest.approx(5e-6))
+    solved, _ = evaluate_choices(graph, always_arm_actions(graph, 0), np.array([0, 0, 0, 0.5, 1.0]))
+    assert solved[0] == 0.5
+    assert most_attempts(graph) == 1
+
+
+def test_nobody_takes_over_where_an_attempt_is_the_last() -> None:
+    graph = hand_made([(0, None), (1, 1.0)], [Edge(0, 0, 1), Edge(0, 1, 1)]).graph
+    nodes = graph.append_nodes(
+        task=[0, 0, 0], step=[1, 1, 1], status=[OPEN] * 3, score=[np.nan] * 3, signals=np.zeros((3, 1)),
+        reserve_usd=[[3.0, 2.0]] * 3, running=[0, 1, 0], last=[1, 1, 0],
+    )  # fmt: skip
+    legal = ~np.isnan(graph.node_reserve[nodes])
+    assert legal.tolist() == [[True, False], [False, True], [True, True]]
+    assert graph.node_floor[nodes].tolist() == [3.0, 2.0, 2.0]
+    assert graph.node_last[nodes].tolist() == [1, 1, 0]
 
 
 def test_scales() -> None:

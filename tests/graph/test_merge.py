@@ -69,6 +69,8 @@ def part(recording: Recording, tasks: npt.ArrayLike, samples: Cells) -> Recordin
         score=rows["score"],
         signals=graph.node_signals[nodes],
         reserve_usd=np.where((rows["status"] == OPEN)[:, None], np.inf, np.nan).repeat(graph.n_actions, axis=1),
+        running=rows["running"],
+        last=rows["last"],
     )
     found.graph.task_start[:] = number[graph.task_start[chosen]]
     found.texts = Texts(recording.texts.arrow().take(nodes))

@@ -15,7 +15,7 @@ import torch as th
 from routegym.core import RoutingVectorEnv
 from routegym.core.observation import ObservationLayout
 from routegym.errors import RunError
-from routegym.graph import Recording, keep_arms
+from routegym.graph import Recording, always_arm_actions, evaluate_choices, keep_arms
 from routegym.policies.algorithm import Problem
 from routegym.policies.all_action import AllAction
 from routegym.policies.network import NetworkPolicy
@@ -94,6 +94,19 @@ def test_accuracy_of_arms_is_that_of_single_calls_on_training_tasks() -> None:
                 np.testing.assert_allclose(known.accuracy[arm, column], expected, rtol=1e-6)
     assert not known.accuracy[3].any()
     assert known.traits[3].tolist() == [0, 0, 0, 0, 1]
+
+
+def test_accuracy_is_that_of_a_whole_attempt() -> None:
+    """Where an attempt takes several turns: the score of the arm alone over that of the best arm of each task."""
+    recording = helpers.build("attempts", 40)
+    train = np.flatnonzero(np.array(recording.tasks.splits) == "train")
+    starts = recording.graph.task_start[train]
+    alone = np.array(
+        [evaluate_choices(recording.graph, always_arm_actions(recording.graph, arm))[0][starts] for arm in range(3)]
+    )
+    expected = alone.sum(axis=1) / alone.max(axis=0).sum()
+    np.testing.assert_allclose(describe(recording).traits[:3, 1], expected, rtol=1e-6)
+    assert 0 < expected[0] < expected[2] <= 1
 
 
 @pytest.mark.parametrize("kind", helpers.KINDS)

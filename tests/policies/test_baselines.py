@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from routegym.core import RoutingVectorEnv
 from routegym.core.rollout import rollout
 from routegym.errors import ConfigError
+from routegym.graph import Recording
 from routegym.policies import storage
+from routegym.policies.acar import ProbePolicy
 from routegym.policies.baselines import (
     AlwaysArm,
     ConfidenceCascade,
     Escalate,
     FirstLargeK,
+    FixedCascade,
     Random,
     RandomMixture,
     RoundRobin,
@@ -296,3 +301,152 @@ def test_escalation_needs_a_verdict(toy):
     recording.edge_signal_names = ("other", "confidence")
     with pytest.raises(ConfigError, match="'valid' or 'well_formed'"):
         Escalate(recording, [0])
+
+
+# -- attempts of several turns -------------------------------------------------------------------
+#: By arms of the simulated pool, from cheap and bad to dear and good.
+AT_ATTEMPTS = {
+    "always": lambda r: AlwaysArm(r, 1),
+    "round_robin": lambda r: RoundRobin(r, seed=3),
+    "turns": lambda r: RoundRobin(r, [2, 0], seed=None),
+    "first_large": lambda r: FirstLargeK(r, 1, 2, 0),
+    "mixture": lambda r: RandomMixture(r, 0, 2, 0.5),
+    "escalate": lambda r: Escalate(r, [0, 1]),
+    "fixed_cascade": lambda r: FixedCascade(r, [1, 0]),
+}
+
+
+def attempts_of(recording, policy, budget=np.inf, seed=0):
+    """For each task the arms that began an attempt, in order, and whether it was solved; and every step.
+
+    A step is (node, action, what was legal).
+    """
+    env = RoutingVectorEnv(1, recording, split="all", autoreset_mode="Disabled")
+    graph, found, steps = recording.graph, [], []
+    for task in range(graph.n_tasks):
+        options = {"task_id": [task], "budget_usd": [max(budget, graph.arm_floor(graph.task_start[[task]])[0])]}
+        observation, _ = env.reset(seed=seed, options=options)
+        state, start, over, begun = None, np.ones(1, dtype=bool), False, []
+        while not over:
+            node, masks = int(env.node[0]), env.action_masks()
+            (action,), state = policy.predict(observation, state, start, action_masks=masks)
+            steps.append((node, int(action), masks[0]))
+            if action < graph.n_arms and graph.node_running[node] != action:
+                begun.append(int(action))
+            observation, _, terminated, truncated, info = env.step(np.array([action]))
+            start = over = terminated | truncated
+        found.append((begun, float(info["score"][0])))
+    return found, steps
+
+
+@pytest.fixture(scope="module", params=["attempts", "attempts_sampled"])
+def attempts(request, recordings: dict[str, Path]):
+    return Recording.load(recordings[request.param])
+
+
+@pytest.mark.parametrize("name", AT_ATTEMPTS)
+def test_an_attempt_goes_on_until_it_ends(name, attempts):
+    """Without a cap no rule abandons an attempt or stops in the middle of one."""
+    _, steps = attempts_of(attempts, AT_ATTEMPTS[name](attempts))
+    running = attempts.graph.node_running
+    going = [(node, action) for node, action, _ in steps if running[node] >= 0]
+    assert len(going) > 20
+    assert all(action == running[node] for node, action in going)
+
+
+@pytest.mark.parametrize("name", AT_ATTEMPTS)
+@pytest.mark.parametrize("share", [0.3, 0.8])
+def test_what_cannot_be_paid_any_more_does_not_go_on(name, share, attempts):
+    _, steps = attempts_of(attempts, AT_ATTEMPTS[name](attempts), budget=share * attempts.cost_scale_usd)
+    assert all(legal[action] for _, action, legal in steps)
+    running = attempts.graph.node_running
+    assert all(action == running[node] for node, action, legal in steps if running[node] >= 0 and legal[running[node]])
+
+
+def test_attempts_are_what_a_rule_counts(recordings: dict[str, Path]):
+    """Turns are not: one attempt and then ``stop``, whoever has no rule for more."""
+    recording = Recording.load(recordings["attempts"])
+    for make, arms in (
+        (lambda r: AlwaysArm(r, 1), [1]),
+        (lambda r: FirstLargeK(r, 1, 2, 0), [2]),
+        (lambda r: FirstLargeK(r, 0, 2, 0), [0]),
+        (lambda r: RoundRobin(r, [2, 0], seed=None), [2]),
+        (lambda r: RandomMixture(r, 0, 2, 1.0), [2]),
+    ):
+        found, steps = attempts_of(recording, make(recording))
+        assert {tuple(begun) for begun, _ in found} == {tuple(arms)}
+        stopped = [node for node, action, _ in steps if action == 3]
+        assert len(stopped) == sum(score == 0 for _, score in found)
+
+
+@pytest.mark.parametrize("make", [FixedCascade, Escalate])
+def test_a_fixed_cascade_by_hand(make, recordings: dict[str, Path]):
+    """The next arm after every failure, ``stop`` after the last; two attempts are all that there are."""
+    recording = Recording.load(recordings["attempts"])
+    alone = [[score > 0 for _, score in attempts_of(recording, AlwaysArm(recording, arm))[0]] for arm in range(3)]
+    found, _ = attempts_of(recording, make(recording, ["m0/direct", "m2/direct", "m1/direct"]))
+    wanted = [([0], 1.0) if first else ([0, 2], float(third)) for first, _, third in zip(*alone, strict=True)]
+    assert found == wanted
+    assert {len(begun) for begun, _ in found} == {1, 2}
+    found, steps = attempts_of(recording, make(recording, [1]))
+    assert [score > 0 for _, score in found] == alone[1]
+    assert sum(action == 3 for _, action, _ in steps) == len(found) - sum(alone[1])
+
+
+def test_a_fixed_cascade_passes_over_what_is_masked(recordings: dict[str, Path]):
+    policy = FixedCascade(Recording.load(recordings["attempts"]), [0, 1, 2])
+    observation = np.zeros((4, policy.layout.width), dtype=np.float32)
+    observation[:, policy.layout.columns["step"]] = 0.2
+    masks = np.array([[1, 1, 1, 1], [0, 1, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1]], dtype=bool)
+    first, state = policy.predict(observation, action_masks=masks)
+    assert first.tolist() == [0, 1, 2, 3]
+    second, state = policy.predict(observation, state, action_masks=np.ones((4, 4), dtype=bool))
+    assert second.tolist() == [1, 2, 3, 0]
+    start = np.array([True, False, False, False])
+    third, _ = policy.predict(observation, state, start, action_masks=np.array([[1, 1, 0, 1]] * 4, dtype=bool))
+    assert third.tolist() == [0, 3, 3, 1]
+
+
+def test_a_fixed_cascade_calls_something_at_the_start(recordings: dict[str, Path]):
+    recording = Recording.load(recordings["attempts"])
+    found, _ = attempts_of(recording, FixedCascade(recording, [2]), budget=0.0)  # raised to the cheapest call
+    assert {begun[0] for begun, _ in found} == {0}
+
+
+def test_memory_of_a_rule_waits_for_the_end_of_an_attempt(recordings: dict[str, Path]):
+    recording = Recording.load(recordings["attempts"])
+    policy = FixedCascade(recording, [2, 0])
+    observation = np.zeros((2, policy.layout.width), dtype=np.float32)
+    masks = np.ones((2, 4), dtype=bool)
+    first, state = policy.predict(observation, action_masks=masks)
+    observation[0, policy.layout.names.index("node_signals/running_m2/direct")] = 1.0
+    second, after = policy.predict(observation, state, action_masks=masks)
+    assert (first.tolist(), second.tolist()) == ([2, 2], [2, 0])
+    assert after.tolist() == [1, 2]
+    masks[0, 2] = False  # cannot be paid any more: as if the attempt had failed
+    third, _ = policy.predict(observation, state, action_masks=masks)
+    assert third.tolist() == [0, 0]
+
+
+def test_fixed_cascades_need_to_be_told(toy):
+    for control in (False, True):
+        with pytest.raises(ConfigError, match=r"does not say when a task is solved; .*'stop'"):
+            FixedCascade(toy(control=control), [0])
+
+
+def test_rules_that_accept_an_answer_are_refused_where_none_is_accepted(recordings: dict[str, Path]):
+    recording = Recording.load(recordings["attempts"])
+    with pytest.raises(ConfigError, match=r"'stop': .*says when a task is solved.* use fixed_cascade"):
+        ConfidenceCascade(recording, [0, 1], 0.5)
+    with pytest.raises(ConfigError, match=r"ACAR needs .*a control that accepts"):
+        ProbePolicy(recording, [0, 1], [1, 2])
+
+
+@pytest.mark.parametrize("name", AT_ATTEMPTS)
+def test_storage_of_rules_at_attempts(name, recordings: dict[str, Path], tmp_path):
+    recording = Recording.load(recordings["attempts"])
+    policy = AT_ATTEMPTS[name](recording)
+    storage.save_policies(tmp_path, recording, {0: policy})
+    loaded = storage.load_policies(tmp_path, recording)[0]
+    assert type(loaded) is type(policy)
+    assert loaded.to_state() == policy.to_state()

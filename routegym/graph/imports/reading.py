@@ -25,12 +25,24 @@ import pyarrow.parquet as pq
 from routegym.errors import ImportDataError
 from routegym.tasks.taskset import SPLITS
 
-__all__ = ["COLUMNS", "Column", "cell_error", "file_sha256", "open_text", "read_json", "read_table"]
+__all__ = [
+    "COLUMNS",
+    "INVISIBLE",
+    "Column",
+    "cell_error",
+    "column_names",
+    "file_sha256",
+    "json_lines",
+    "open_text",
+    "read_json",
+    "read_table",
+]
 
 _BLOCK = 1 << 24  # bytes of CSV read at a time, and so the longest row
 _ROWS = 1 << 16  # rows of JSON lines and Parquet read at a time
 _DELIMITERS = ",;\t|"
-_INVISIBLE = "\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+#: Characters that cannot be seen or that turn the direction of writing.
+INVISIBLE = "\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
 _PICKLE = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".npy", ".npz")
 _TRUTH = {"true": "1", "false": "0"}
 _SHOWN = 60  # characters of a value in a message
@@ -53,10 +65,13 @@ class Column:
     """Smallest number."""
     most: int = 1_000_000
     """Longest text, in characters."""
-    truth: bool = False
-    """Whether true and false are numbers here, 1 and 0."""
     among: tuple[str, ...] = ()
     """The only texts there are, if not all are allowed."""
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a number in [0, 1], where true and false are 1 and 0."""
+        return self.kind == "number" and (self.low, self.high) == (0.0, 1.0)
 
 
 _NAME = Column("name", most=400)
@@ -65,7 +80,7 @@ _NAME = Column("name", most=400)
 COLUMNS: dict[str, Column] = {
     "query": _NAME,
     "arm": _NAME,
-    "score": Column("number", high=1.0, truth=True),
+    "score": Column("number", high=1.0),
     "cost_usd": Column("number", optional=True, high=_LARGEST_USD),
     "prompt_tokens": Column("count", optional=True, high=2**31 - 1),
     "completion_tokens": Column("count", optional=True, high=2**31 - 1),
@@ -146,12 +161,64 @@ def read_json(path: Path | str) -> Any:
     with _readable(path):
         _check_file(path, table=False)
         with open_text(path) as file:
-            try:
-                return json.load(file, parse_constant=_refuse_constant, object_pairs_hook=_unique)
-            except UnicodeDecodeError:
-                raise
-            except (ValueError, RecursionError) as error:
-                raise ImportDataError(f"{path}: not valid JSON ({error}); get the file again") from None
+            text = file.read()
+        try:
+            found = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        except (ValueError, RecursionError) as error:
+            raise ImportDataError(f"{path}: not valid JSON ({error}); get the file again") from None
+        if "\\ud" in text.lower() and not _whole(found):
+            raise ImportDataError(f"{path}: half of a surrogate pair in a text; correct it")
+        return found
+
+
+def json_lines(path: Path | str, *, constants: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSON-lines file (``.gz`` too) with the numbers of their lines, read as they are asked for.
+
+    Args:
+        path: of the file.
+        constants: take NaN and Infinity as numbers, for somebody who refuses them where they are looked at.
+
+    Raises:
+        ImportDataError: the file is missing, or a line is no JSON object.
+    """
+    path = Path(path)
+    refused = None if constants else _refuse_constant
+    decode = json.JSONDecoder(parse_constant=refused, object_pairs_hook=_unique).decode
+    with _readable(path):
+        _check_file(path, table=False)
+        with open_text(path) as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = decode(line)
+                except (ValueError, RecursionError) as error:
+                    raise ImportDataError(
+                        f"{path}, line {number}: not valid JSON ({error}); correct the line"
+                    ) from None
+                if not isinstance(row, dict):
+                    raise ImportDataError(f"{path}, line {number}: {_shown(row)}; expected an object with named fields")
+                if "\\ud" in line.lower() and (names := [name for name in row if not _whole({name: row[name]})]):
+                    raise ImportDataError(
+                        f"{path}, line {number}, field {_shown(names[0])}: half of a surrogate pair; correct the text"
+                    )
+                yield number, row
+
+
+def column_names(path: Path | str) -> list[str]:
+    """Names of the columns of a CSV or Parquet file.
+
+    Raises:
+        ImportDataError: the file is missing or is of another kind.
+    """
+    path = Path(path)
+    with _readable(path):
+        _check_file(path)
+        if _suffix(path) == ".parquet":
+            return list(pq.read_schema(path).names)
+        if _suffix(path) == ".jsonl":
+            raise ImportDataError(f"{path}: expected a .csv, .tsv or .parquet file, with a column for every arm")
+        return _csv_header(path, "\t" if _suffix(path) == ".tsv" else ",")
 
 
 def open_text(path: Path) -> IO[str]:
@@ -227,7 +294,7 @@ def _checked(cells: pa.Array, column: Column, place: _Place) -> pa.Array:
     if column.kind in ("name", "text"):
         return _checked_text(cells, column, place)
     kind = cells.type
-    if pa.types.is_boolean(kind) and column.truth:
+    if pa.types.is_boolean(kind) and column.is_share:
         cells = cells.cast(pa.int8())
     elif pa.types.is_string(kind):
         cells = _numbers(cells, column, place)
@@ -274,7 +341,7 @@ def _checked_text(cells: pa.Array, column: Column, place: _Place) -> pa.Array:
             row = int(np.argmin(known))
             raise place.error(row, cells[row].as_py(), f"one of {', '.join(column.among)}; rename or drop the column")
     if column.kind == "name":
-        odd = pc.match_substring_regex(pc.fill_null(cells, ""), f"[{_INVISIBLE}\\x00-\\x1f\\x7f]")
+        odd = pc.match_substring_regex(pc.fill_null(cells, ""), f"[{INVISIBLE}\\x00-\\x1f\\x7f]")
         if pc.any(odd).as_py():
             row = int(np.argmax(odd.to_numpy(zero_copy_only=False)))
             raise place.error(
@@ -297,7 +364,7 @@ def _numbers(cells: pa.Array, column: Column, place: _Place) -> pa.Array:
     values: list[float | None] = []
     for row, text in enumerate(trimmed.to_pylist()):
         try:
-            number = _TRUTH.get((text or "").lower(), text) if column.truth else text
+            number = _TRUTH.get((text or "").lower(), text) if column.is_share else text
             values.append(None if number is None else float(number.replace("_", "?").encode("ascii")))
         except ValueError:
             raise place.error(row, text, "a number, with a point and without unit or thousands separator") from None
@@ -481,30 +548,18 @@ def _csv_batches(path: Path, present: Mapping[str, str], delimiter: str) -> Iter
 
 
 def _json_batches(path: Path, present: Mapping[str, str], columns: Mapping[str, Column]) -> Iterator[pa.RecordBatch]:
-    def rows(file: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line, object_pairs_hook=_unique)
-            except (ValueError, RecursionError) as error:
-                raise ImportDataError(f"{path}, line {number}: not valid JSON ({error}); correct the line") from None
-            if not isinstance(row, dict):
-                raise ImportDataError(f"{path}, line {number}: {_shown(row)}; expected an object with named fields")
-            for name, column in present.items():
-                if not columns[name].optional and column not in row:
-                    raise ImportDataError(
-                        f"{path}, line {number}: no field {column!r}; it has {_listed(row)}; "
-                        "name it (--columns), or drop the line"
-                    )
-            yield number, row
-
-    with open_text(path) as file:
-        found = rows(file)
-        while part := list(islice(found, _ROWS)):
-            yield pa.record_batch(
-                {name: _json_cells(path, part, column, columns[name]) for name, column in present.items()}
-            )
+    needed = [column for name, column in present.items() if not columns[name].optional]
+    found = json_lines(path, constants=True)
+    while part := list(islice(found, _ROWS)):
+        for number, row in part:
+            if missing := [column for column in needed if column not in row]:
+                raise ImportDataError(
+                    f"{path}, line {number}: no field {missing[0]!r}; it has {_listed(row)}; name it (--columns), or "
+                    "drop the line"
+                )
+        yield pa.record_batch(
+            {name: _json_cells(path, part, column, columns[name]) for name, column in present.items()}
+        )
 
 
 def _json_cells(path: Path, part: Sequence[tuple[int, dict[str, Any]]], name: str, column: Column) -> pa.Array:
@@ -513,18 +568,13 @@ def _json_cells(path: Path, part: Sequence[tuple[int, dict[str, Any]]], name: st
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, str} and column.kind in ("name", "text"):  # ids are often numbers
         values = [None if value is None else str(value) for value in values]
-        for row, value in enumerate(values):
-            if value is not None and not _encodable(value):
-                raise ImportDataError(
-                    f"{path}, line {part[row][0]}, field {name!r}: half of a surrogate pair; correct the text"
-                )
         return pa.array(values, pa.string())
     if kinds == {bool}:
         return pa.array(values, pa.bool_())
     if kinds <= {int, float}:
         return pa.array([None if value is None else _float(value) for value in values], pa.float64())
     if kinds == {str}:
-        return pa.array([value if value is None or _encodable(value) else "?" for value in values], pa.string())
+        return pa.array(values, pa.string())
     usual = float if column.kind in ("number", "count") else str
     wrong = next(row for row, value in enumerate(values) if value is not None and not _alike(value, usual))
     raise ImportDataError(
@@ -544,9 +594,10 @@ def _float(value: float) -> float:
         return math.inf
 
 
-def _encodable(text: str) -> bool:
+def _whole(value: Any) -> bool:
+    """Whether all texts in a JSON value can be written as UTF-8."""
     try:
-        text.encode()
+        json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return False
     return True

@@ -12,6 +12,7 @@ from typing import Any
 from routegym.errors import ImportDataError
 from routegym.graph.imports.convert import Imported, to_recording
 from routegym.graph.imports.data import RoutingData
+from routegym.graph.imports.tables import with_prices
 
 __all__ = ["FORMATS", "import_data", "importer", "read_data", "reader_of"]
 
@@ -21,6 +22,19 @@ _HERE = "routegym.graph.imports"
 FORMATS = {
     "table": f"{_HERE}.tables:read_outcomes",
     "steps": f"{_HERE}.tables:read_steps",
+    "bfcl": f"{_HERE}.formats.bfcl:read",
+    "intercode": f"{_HERE}.formats.intercode:read",
+    "llmrouter": f"{_HERE}.formats.llmrouter:read",
+    "llmrouterbench": f"{_HERE}.formats.llmrouterbench:read",
+    "mint": f"{_HERE}.formats.mint:read",
+    "mmrbench": f"{_HERE}.formats.mmrbench:read",
+    "routellm": f"{_HERE}.formats.routellm:read",
+    "routerarena": f"{_HERE}.formats.routerarena:read",
+    "routerbench": f"{_HERE}.formats.routerbench:read",
+    "routereval": f"{_HERE}.formats.routereval:read",
+    "swebench": f"{_HERE}.formats.swebench:read",
+    "terminalbench": f"{_HERE}.formats.terminalbench:read",
+    "zeroeval": f"{_HERE}.formats.zeroeval:read",
 }
 
 
@@ -42,15 +56,23 @@ def reader_of(name: str) -> Callable[..., RoutingData]:
 def read_data(name: str, source: Path | str, /, **options: Any) -> RoutingData:
     """Read a source of a named format.
 
+    Args:
+        name: of the format.
+        source: file or folder.
+        options: of its reader; and ``prices`` for every format, see `tables.with_prices`.
+
     Raises:
         ImportDataError: the format is unknown or does not take an option; or the source is not what it should be.
     """
     read = reader_of(name)
     known = list(inspect.signature(read).parameters)[1:]
+    takes = [*known, "prices"]
+    prices = None if "prices" in known else options.pop("prices", None)
     for option in options:
         if option not in known:
-            raise ImportDataError(f"format {name!r} takes no {option}; it takes {', '.join(known) or 'no options'}")
-    return read(source, **options)
+            raise ImportDataError(f"format {name!r} takes no {option}; it takes {', '.join(dict.fromkeys(takes))}")
+    data = read(source, **options)
+    return data if prices is None else with_prices(data, prices)
 
 
 def import_data(name: str, source: Path | str, /, **options: Any) -> Imported:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from routegym.errors import ImportDataError
 from routegym.graph.imports.data import QUERIES, RESPONSES, TURNS, RoutingData
 from routegym.graph.imports.reading import COLUMNS, Column, cell_error, file_sha256, read_table
 
-__all__ = ["read_outcomes", "read_prices", "read_steps", "read_turns"]
+__all__ = ["read_outcomes", "read_prices", "read_steps", "read_turns", "with_prices"]
 
 _TOKENS = ("prompt_tokens", "completion_tokens")
 _JOINED = ("query", "arm")  # what several columns may make
@@ -22,6 +23,7 @@ _PRICES = {
     "usd_in_per_m": Column("number", high=1e5),
     "usd_out_per_m": Column("number", high=1e5),
 }
+_CALLS = {"arm": COLUMNS["arm"], "usd_per_call": Column("number", high=1e4)}
 
 
 def read_outcomes(
@@ -45,8 +47,7 @@ def read_outcomes(
             has prompts, the id of a query is all that is known of it.
         turns: a table of ``query``, ``arm``, ``turn`` and ``feedback``, and perhaps ``prompt_tokens``,
             ``completion_tokens``, ``cost_usd``, ``reward`` and ``trial``.
-        prices: a table of ``arm``, ``usd_in_per_m`` and ``usd_out_per_m``: USD per million prompt and completion
-            tokens.
+        prices: see `with_prices`.
         columns: where a column has another name in the files, for example ``{"arm": "model"}``, or in one of them:
             ``{"turns.arm": "model"}``. Where several columns make a query or an arm: ``{"arm": "model+effort"}``; what
             they hold is joined by slashes, without empty cells.
@@ -70,16 +71,16 @@ def read_outcomes(
         else _read_queries(queries, renamed, delimiter)
     )
     steps = None if turns is None else read_turns(turns, renamed, delimiter)
-    files = [Path(path) for path in (source, queries, turns, prices) if path is not None]
-    return RoutingData(
+    files = [Path(path) for path in (source, queries, turns) if path is not None]
+    data = RoutingData(
         name=name or Path(source).name.partition(".")[0],
         responses=responses,
         queries=asked,
         turns=steps,
-        prices={} if prices is None else read_prices(prices, renamed, delimiter),
         verdict=verdict,
         files={path.name: file_sha256(path) for path in files},
     )
+    return data if prices is None else with_prices(data, prices, renamed, delimiter)
 
 
 def read_turns(path: Path | str, columns: Mapping[str, str] | None = None, delimiter: str | None = None) -> pa.Table:
@@ -146,16 +147,70 @@ def read_steps(
         asked = pa.table({"query": ids, "prompt": ids})
     else:
         asked = _read_queries(queries, renamed, delimiter)
-    files = [Path(path) for path in (source, queries, prices) if path is not None]
-    return RoutingData(
+    files = [Path(path) for path in (source, queries) if path is not None]
+    data = RoutingData(
         name=name or Path(source).name.partition(".")[0],
         responses=responses,
         queries=asked,
         turns=table.drop_columns("score"),
-        prices={} if prices is None else read_prices(prices, renamed, delimiter),
         verdict=verdict,
         files={path.name: file_sha256(path) for path in files},
     )
+    return data if prices is None else with_prices(data, prices, renamed, delimiter)
+
+
+def with_prices(
+    data: RoutingData, path: Path | str, columns: Mapping[str, str] | None = None, delimiter: str | None = None
+) -> RoutingData:
+    """Data with a price list: what tokens cost, or what a call costs.
+
+    Args:
+        data: of a format whose files state no costs.
+        path: a table of ``arm``, ``usd_in_per_m`` and ``usd_out_per_m`` (USD per million prompt and completion tokens);
+            or of ``arm`` and ``usd_per_call``, where tokens are not known either: each turn is one call.
+        columns: where a column has another name in the file.
+        delimiter: of a CSV file.
+
+    Raises:
+        ImportDataError: naming file, line and field; or calls are given a price where costs are stated.
+    """
+    path, renamed = Path(path), dict(columns or {})
+    _check_names(renamed)
+    names = _named(renamed, "prices")
+    optional = {"usd_per_call": Column("number", optional=True, high=1e4)}
+    per_call = "usd_per_call" in _read(path, {"arm": COLUMNS["arm"]} | optional, names, delimiter).column_names
+    files = {**data.files, path.name: file_sha256(path)}
+    if not per_call:
+        return replace(data, prices=read_prices(path, renamed, delimiter), files=files)
+    if "cost_usd" in data.responses.column_names:
+        raise ImportDataError(f"{path}: prices of calls, but {data.name} states costs; leave the prices out")
+    table = _read(path, _CALLS, names, delimiter)
+    _refuse_doubles(table, ("arm",), path, names, delimiter, "one price of each arm")
+    responses = data.responses.combine_chunks()
+    price = table["usd_per_call"].take(pc.index_in(responses["arm"], value_set=table["arm"].combine_chunks()))
+    cost = pc.multiply(price, _turns_of(responses, data.turns))
+    note = "costs are a flat price for every call, not what anybody paid"
+    return replace(data, responses=responses.append_column("cost_usd", cost), notes=(*data.notes, note), files=files)
+
+
+def _turns_of(responses: pa.Table, turns: pa.Table | None) -> pa.ChunkedArray | pa.Scalar:
+    """Turns of each row, float64; 1 where no turns are known."""
+    if turns is None:
+        return pa.scalar(1.0)
+    keys = ["query", "arm", "trial"]
+    rows, parts = (_with_trial(table).select([*keys, *more]) for table, more in ((responses, []), (turns, ["turn"])))
+    counted = parts.group_by(keys, use_threads=False).aggregate([("turn", "count")])
+    joined = (
+        rows.append_column("row", pa.array(np.arange(len(rows)))).join(counted, keys, use_threads=False).sort_by("row")
+    )
+    return pc.fill_null(joined["turn_count"].cast(pa.float64()), 1.0)
+
+
+def _with_trial(table: pa.Table) -> pa.Table:
+    """A table with numbers of trials, 0 where it has none."""
+    if "trial" not in table.column_names:
+        return table.append_column("trial", pa.array(np.zeros(len(table), dtype=np.int64)))
+    return table.set_column(table.column_names.index("trial"), "trial", pc.fill_null(table["trial"], 0))
 
 
 def _read(
@@ -242,7 +297,7 @@ def _refuse_doubles(
     )
 
 
-_TABLES = {"queries": QUERIES, "turns": TURNS, "prices": _PRICES}
+_TABLES = {"queries": QUERIES, "turns": TURNS, "prices": {**_PRICES, **_CALLS}}
 
 
 def _named(renamed: Mapping[str, str], table: str = "") -> dict[str, str]:
@@ -252,7 +307,7 @@ def _named(renamed: Mapping[str, str], table: str = "") -> dict[str, str]:
 
 
 def _check_names(renamed: Mapping[str, str]) -> None:
-    known = {*RESPONSES, *QUERIES, *TURNS, *_PRICES}
+    known = {*RESPONSES, *QUERIES, *TURNS, *_PRICES, *_CALLS}
     for column in renamed:
         table, dot, name = column.partition(".")
         if column not in known and not (dot and name in _TABLES.get(table, ())):

@@ -1,0 +1,480 @@
+"""Item response theory with planning: what has failed so far tells how hard a task is.
+
+Papers: Song et al., "IRT-Router: Effective and Interpretable Multi-LLM Routing via Item Response Theory", arXiv
+2506.01048 (success of a model on a query from abilities and difficulties that depend on the text); Bock and Aitkin,
+"Marginal Maximum Likelihood Estimation of Item Parameters: Application of an EM Algorithm", Psychometrika 46 (1981)
+(the hidden difficulty is integrated out by quadrature); Weitzman, "Optimal Search for the Best Alternative",
+Econometrica 47 (1979) (which of several costly chances to try next, and when to stop).
+Deviations: one hidden difficulty per task, the same for all arms up to a factor, beside linear functions of what is
+seen of the task; the posterior after failures decides the next attempt; the order is found by trying out the orders of
+a short list and not by an index, because an episode allows few attempts and arms fail together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import permutations
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from routegym.core.observation import ObservationLayout
+from routegym.errors import ConfigError, MissingExtraError
+from routegym.graph.graph import OPEN
+from routegym.graph.subset import arm_signals
+from routegym.graph.values import always_arm_actions, evaluate_choices
+from routegym.policies.algorithm import Problem
+from routegym.policies.checks import check_positive
+from routegym.policies.success import price_of
+from routegym.policies.training import Arrays, Training
+
+if TYPE_CHECKING:
+    from routegym.graph.recording import Recording
+
+__all__ = ["IRT", "IRTPolicy"]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+_BATCH = 1024  # episodes planned at a time
+_TIE = 1e-6  # the least price: among equal plans the cheaper one is taken
+_BEGUN = ("attempts", "calls")  # signals that count what was begun, as a share of what an episode allows
+
+
+class _Columns(NamedTuple):
+    """Where things stand in a flat observation; empty where they are not shown."""
+
+    task: Ints
+    """What is the same in all situations of a task."""
+    attempt: Ints
+    """What changes while an attempt goes on."""
+    tried: Ints
+    running: Ints
+    begun: Ints
+
+
+class _Model(NamedTuple):
+    """Fitted numbers, a arms, d columns of the task, k of an attempt under way, q points of the quadrature."""
+
+    center: Floats
+    """Mean of the task's columns, (d,)."""
+    ability: Floats
+    """Logit of success: (d + 1, a), the last row where the others are 0."""
+    discrimination: Floats
+    """How much the hidden difficulty counts, (a,)."""
+    going: Floats
+    """What an attempt under way adds to the logit, (k + 1,)."""
+    cost: Floats
+    """Logarithm of an attempt's cost in USD, (d + 1, a)."""
+    left: Floats
+    """Logarithm of the share of it that is still to come, (k + 1,)."""
+    points: Floats
+    """Values of the hidden difficulty, (q,)."""
+    weights: Floats
+    """How likely each of them is, (q,)."""
+
+
+class IRTPolicy:
+    """Plans the next attempts by their chances and costs, and begins the first of the best plan.
+
+    Args:
+        recording: gives names, columns and the cost scale.
+        model: fitted numbers, by name.
+        most: attempts that an episode allows.
+        shortlist: arms whose orders are tried out.
+    """
+
+    kind = "irt"
+
+    def __init__(self, recording: Recording, model: Mapping[str, Floats], most: int, shortlist: int) -> None:
+        self.layout = ObservationLayout.of(recording)
+        self.n_arms = len(recording.arms)
+        self._scale, self._most, self._shortlist = recording.cost_scale_usd, most, min(shortlist, self.n_arms)
+        self._controls, self._told = bool(recording.controls), "stop" in recording.controls
+        self._columns = _columns(recording)
+        self._model = _Model(**{name: np.asarray(model[name], dtype=np.float64) for name in _Model._fields})
+        self._plans = {left: _plans(self._shortlist, left) for left in range(1, most + 1)}
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: npt.NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+        action_masks: npt.NDArray[np.bool_] | None = None,
+    ) -> tuple[npt.NDArray[np.int64], Any]:
+        """See `routegym.policies.policy.Policy`."""
+        flat = np.asarray(observation)
+        masks = flat[:, self.layout.columns["affordable"]] > 0.5 if action_masks is None else np.asarray(action_masks)
+        actions = np.empty(len(flat), dtype=np.int64)
+        for low in range(0, len(flat), _BATCH):
+            part = slice(low, low + _BATCH)
+            actions[part] = self._choose(flat[part], masks[part])
+        return actions, state
+
+    def predicted(self, observation: Any) -> Floats:
+        """Predicted final score of each arm alone, and 0 of a control, float64 (n, n_actions)."""
+        flat = np.asarray(observation)
+        chance, _, posterior = self._chances(flat)
+        score = np.zeros((len(flat), len(self.layout.action_names)))
+        score[:, : self.n_arms] = (chance * posterior[:, None]).sum(axis=2)
+        return score
+
+    def _choose(self, flat: npt.NDArray[np.float32], masks: npt.NDArray[np.bool_]) -> Ints:
+        n, everyone = len(flat), np.arange(len(flat))
+        chance, cost, posterior = self._chances(flat)
+        price = np.maximum(price_of(flat, self.layout), _TIE) / self._scale
+        legal = masks[:, : self.n_arms]
+        running = flat[:, self._columns.running] > 0.5 if len(self._columns.running) else np.zeros_like(legal)
+        begun = self._begun(flat)
+        left = np.clip(self._most - begun, 0, None)
+        expected = (chance * posterior[:, None]).sum(axis=2)
+        with np.errstate(divide="ignore", over="ignore"):
+            per_success = np.where(legal, cost / np.maximum(expected, 1e-12), np.inf)
+        alone = np.where(legal, expected - price[:, None] * cost, -np.inf)
+        rank = np.minimum(_ranks(per_success), _ranks(-alone))
+        rank = np.where(running, -1.0, np.where(legal, rank, np.inf))
+        short = np.argsort(rank, axis=1, kind="stable")[:, : self._shortlist]  # (n, s)
+        remaining = self._remaining(flat)
+        reserve = flat[:, self.layout.columns["arm_reserve"]][:, : self.n_arms] * self._scale
+        best, first = np.zeros(n), np.full(n, -1, dtype=np.int64)
+        on = running.any(axis=1)
+        for many in np.unique(left):
+            for goes_on in (False, True):
+                rows = np.flatnonzero((left == many) & (on == goes_on))
+                plans = self._allowed(int(many), goes_on)
+                if not len(rows) or not len(plans):
+                    continue
+                arms = short[rows][:, plans]  # (m, p, length), where the plan ends -1
+                arms = np.where(plans < 0, -1, arms)
+                value = self._value(
+                    arms,
+                    chance[rows],
+                    cost[rows],
+                    posterior[rows],
+                    price[rows],
+                    remaining[rows],
+                    reserve[rows],
+                    legal[rows],
+                )
+                chosen = value.argmax(axis=1)
+                best[rows], first[rows] = value[np.arange(len(rows)), chosen], arms[np.arange(len(rows)), chosen, 0]
+        over = (first < 0) | (best <= 0)
+        if not self._told:  # nobody says whether an answer is right: the first one is handed in
+            over |= begun > 0
+        stop = over & masks[:, -1] if self._controls else np.zeros(n, dtype=bool)
+        first = np.where((first < 0) | ~legal[everyone, np.maximum(first, 0)], rank.argmin(axis=1), first)
+        return np.where(stop | ~legal.any(axis=1), masks.shape[1] - 1 if self._controls else first, first)
+
+    def _allowed(self, left: int, goes_on: bool) -> Ints:
+        """Plans over places in the short list, -1 where they end; the attempt under way is in the first place."""
+        if not goes_on:
+            return self._plans[left] if left else np.zeros((0, 1), dtype=np.int64)
+        fresh = self._plans[left] if left else np.zeros((0, 1), dtype=np.int64)
+        fresh = fresh[(fresh != 0).all(axis=1)]  # once abandoned, it is not come back to
+        here = np.zeros((len(fresh) + 1, 1), dtype=np.int64)
+        after = np.vstack([np.full((1, fresh.shape[1]), -1), fresh])
+        return np.vstack([np.hstack([here, after]), np.hstack([fresh, np.full((len(fresh), 1), -1)])])
+
+    def _value(
+        self,
+        arms: Ints,
+        chance: Floats,
+        cost: Floats,
+        posterior: Floats,
+        price: Floats,
+        remaining: Floats,
+        reserve: npt.NDArray[np.float32],
+        legal: npt.NDArray[np.bool_],
+    ) -> Floats:
+        """Expected score minus priced cost of plans (m, p, length), float64 (m, p)."""
+        row = np.arange(len(arms))[:, None]
+        alive = np.repeat(posterior[:, None], arms.shape[1], axis=1)  # (m, p, q)
+        value, spent = np.zeros(arms.shape[:2]), np.zeros(arms.shape[:2])
+        going = np.ones(arms.shape[:2], dtype=bool)
+        for place in range(arms.shape[2]):
+            arm = np.maximum(arms[:, :, place], 0)
+            going &= (arms[:, :, place] >= 0) & legal[row, arm]
+            going &= spent + reserve[row, arm] <= remaining[:, None]
+            hit = alive * (chance[row, arm] * going[:, :, None])
+            value += hit.sum(axis=2) - price[:, None] * cost[row, arm] * alive.sum(axis=2) * going
+            spent += cost[row, arm]
+            alive = alive - hit
+        return value
+
+    def _chances(self, flat: npt.NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
+        """Chance of each arm at each difficulty (n, a, q), its cost in USD (n, a), and the posterior (n, q)."""
+        model, columns = self._model, self._columns
+        task = _with_one(flat[:, columns.task] - model.center)
+        logit, cost = task @ model.ability, np.exp(np.minimum(task @ model.cost, 50.0))
+        steps = model.discrimination[:, None] * model.points
+        fresh = _sigmoid(logit[:, :, None] + steps)
+        posterior = np.tile(model.weights, (len(flat), 1))
+        if self._told and len(columns.tried):
+            tried = flat[:, columns.tried] > 0.5
+            posterior = posterior * np.where(tried[:, :, None], 1.0 - fresh, 1.0).prod(axis=1)
+            posterior /= np.maximum(posterior.sum(axis=1, keepdims=True), 1e-300)
+        if not len(columns.running):
+            return fresh, cost, posterior
+        running = flat[:, columns.running] > 0.5
+        attempt = _with_one(flat[:, columns.attempt])
+        going = _sigmoid((logit + (attempt @ model.going)[:, None])[:, :, None] + steps)
+        later = cost * np.exp(np.minimum(attempt @ model.left, 0.0))[:, None]
+        return np.where(running[:, :, None], going, fresh), np.where(running, later, cost), posterior
+
+    def _begun(self, flat: npt.NDArray[np.float32]) -> Ints:
+        if len(self._columns.begun):
+            return np.rint(flat[:, self._columns.begun[0]] * self._most).astype(np.int64)
+        return (flat[:, self.layout.columns["step"].start] > 0).astype(np.int64)
+
+    def _remaining(self, flat: npt.NDArray[np.float32]) -> Floats:
+        share = flat[:, self.layout.columns["remaining"].start].astype(np.float64)  # b / (b + scale)
+        return np.where(share >= 1.0, np.inf, self._scale * share / np.maximum(1.0 - share, 1e-12))
+
+    def to_state(self) -> tuple[dict[str, Any], Arrays]:
+        """See `routegym.policies.storage.StoredPolicy`."""
+        return {"most": self._most, "shortlist": self._shortlist}, dict(self._model._asdict())
+
+    @classmethod
+    def from_state(cls, recording: Recording, settings: Mapping[str, Any], arrays: Arrays) -> Self:
+        """See `routegym.policies.storage.StoredPolicy`."""
+        return cls(recording, arrays, int(settings["most"]), int(settings["shortlist"]))
+
+
+@dataclass(frozen=True)
+class IRT:
+    """Fits how hard tasks are and what arms can do, and plans attempts with it."""
+
+    penalties: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+    """Ridge penalties of what is seen of a task; cross-validation over the training tasks chooses."""
+    folds: int = 5
+    """Parts of that cross-validation."""
+    points: int = 11
+    """Points of the quadrature over the hidden difficulty."""
+    shortlist: int = 6
+    """Arms whose orders are tried out at every decision: the cheapest per success and the best alone."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "folds", "points", "shortlist")
+        if not self.penalties or min(self.penalties) <= 0:
+            raise ConfigError(f"penalties = {self.penalties}; expected at least one number > 0")
+
+    def fit(self, problem: Problem, seed: int = 0, training: Training | None = None) -> IRTPolicy:
+        """Fit to the outcomes of every arm alone on the training tasks; see `routegym.policies.algorithm.Algorithm`.
+
+        Raises:
+            ConfigError: the recording has steps that are no attempts of one arm.
+            MissingExtraError: torch is not installed.
+        """
+        recording, graph = problem.recording, problem.recording.graph
+        _check_kind(recording)
+        outcomes = _Outcomes.of(recording, problem.tasks)
+        task = recording_rows(recording, graph.task_start[problem.tasks])[:, _columns(recording).task]
+        center = task.mean(axis=0)
+        x = task - center
+        points, weights = np.polynomial.hermite_e.hermegauss(self.points)
+        weights = weights / weights.sum()
+        rng = np.random.default_rng(seed)
+        fold = rng.permutation(len(x)) % min(self.folds, len(x))
+        losses = []
+        for penalty in self.penalties if x.shape[1] and len(x) >= 2 * self.folds else self.penalties[-1:]:
+            loss = 0.0
+            for part in range(self.folds):
+                fitted = _abilities(x[fold != part], outcomes.score[fold != part], penalty, points, weights)
+                held = fold == part
+                loss -= _log_likelihood(x[held], outcomes.score[held], *fitted, points, weights)
+            losses.append(loss / outcomes.score.size)
+        penalty = self.penalties[int(np.argmin(losses))] if len(losses) > 1 else self.penalties[-1]
+        ability, discrimination = _abilities(x, outcomes.score, penalty, points, weights)
+        cost = _log_costs(x, outcomes.cost, 2 * penalty)
+        logit = np.hstack([x, np.ones((len(x), 1))]) @ ability
+        going, left = _attempts_under_way(recording, outcomes, logit, cost, x, discrimination)
+        fitted_model = _Model(center, ability, discrimination, going, cost, left, points, weights)
+        if training is not None:
+            training.report({"step": len(x), "seed": seed, "penalty": penalty, "log_loss": float(min(losses))})
+        return IRTPolicy(recording, fitted_model._asdict(), _most_attempts(recording), self.shortlist)
+
+
+class _Outcomes(NamedTuple):
+    """What comes of every arm alone on the training tasks, n tasks."""
+
+    tasks: Ints
+    score: Floats
+    """(n, a)"""
+    cost: Floats
+    """USD, (n, a)"""
+    score_from: Floats
+    """Final score from every situation, (nodes, a)."""
+    cost_from: Floats
+
+    @classmethod
+    def of(cls, recording: Recording, tasks: Ints) -> _Outcomes:
+        graph = recording.graph
+        found = [evaluate_choices(graph, always_arm_actions(graph, arm)) for arm in range(graph.n_arms)]
+        score, cost = (np.stack(columns, axis=1) for columns in zip(*found, strict=True))
+        start = graph.task_start[tasks]
+        return cls(tasks, score[start], cost[start], score, cost)
+
+
+def recording_rows(recording: Recording, nodes: npt.NDArray[Any]) -> Floats:
+    """The columns of a flat observation that come first, node signals and embedding, of these situations."""
+    graph = recording.graph
+    return np.hstack([graph.node_signals[nodes], recording.tasks.embedding[graph.node_task[nodes]]]).astype(np.float64)
+
+
+def _columns(recording: Recording) -> _Columns:
+    graph, names = recording.graph, recording.node_signal_names
+    arms = [arm.name for arm in recording.arms]
+    groups = arm_signals(names, arms)
+    per_arm = {column for columns in groups.values() for column in columns}
+    begun = [names.index(name) for name in _BEGUN if name in names]
+    nodes = np.flatnonzero(graph.node_status == OPEN)
+    signals = graph.node_signals[nodes]
+    same = np.all(signals == graph.node_signals[graph.task_start[graph.node_task[nodes]]], axis=0)
+    width = len(names)
+    task = [column for column in range(width) if same[column] and column not in per_arm]
+    attempt = [column for column in range(width) if not same[column] and column not in per_arm]
+    embedding = range(width, width + recording.tasks.embedding.shape[1])
+    return _Columns(
+        np.array([*task, *embedding], dtype=np.int64),
+        np.array(attempt, dtype=np.int64),
+        np.array(groups.get("tried", ()), dtype=np.int64),
+        np.array(groups.get("running", ()), dtype=np.int64),
+        np.array(begun, dtype=np.int64),
+    )
+
+
+def _most_attempts(recording: Recording) -> int:
+    """Attempts that an episode allows, read off the signal that counts them."""
+    columns = _columns(recording).begun
+    if not len(columns):
+        return 1
+    seen = recording.graph.node_signals[:, columns[0]]
+    return max(round(1.0 / float(seen[seen > 0].min(initial=1.0))), 1)
+
+
+def _check_kind(recording: Recording) -> None:
+    graph = recording.graph
+    if not recording.controls and ((graph.node_status == OPEN) & (graph.node_step > 0)).any():
+        raise ConfigError(
+            f"irt plans whole attempts of one arm each, and {recording.name!r} (kind {recording.kind!r}) has tasks of "
+            "several steps; take predict_then_plan or a learner"
+        )
+
+
+def _abilities(x: Floats, score: Floats, penalty: float, points: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Ability (d + 1, a) and discrimination (a,) of highest penalised marginal likelihood."""
+    try:
+        import torch as th
+    except ImportError as error:
+        raise MissingExtraError("torch", "train") from error
+    right, seen = th.as_tensor(score), th.as_tensor(x)
+    mean = right.mean(dim=0).clamp(0.02, 0.98)
+    slope = th.zeros((x.shape[1], score.shape[1]), dtype=th.float64, requires_grad=True)
+    level = th.log(mean / (1 - mean)).requires_grad_(True)
+    factor = th.ones(score.shape[1], dtype=th.float64, requires_grad=True)
+    grid, chance = th.as_tensor(points), th.as_tensor(np.log(weights))
+    optimizer = th.optim.LBFGS([slope, level, factor], max_iter=60, line_search_fn="strong_wolfe")
+
+    def loss() -> Any:
+        optimizer.zero_grad()
+        logit = (seen @ slope + level)[:, :, None] + factor[:, None] * grid  # (n, a, q)
+        log = th.nn.functional.logsigmoid
+        terms = right[:, :, None] * log(logit) + (1 - right)[:, :, None] * log(-logit)
+        fit = th.logsumexp(terms.sum(dim=1) + chance, dim=1).sum()
+        total = -fit + penalty * (slope**2).sum() + 0.5 * ((factor - 1) ** 2).sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    ability = np.vstack([slope.detach().numpy(), level.detach().numpy()[None]])
+    return ability, factor.detach().numpy()
+
+
+def _log_likelihood(
+    x: Floats, score: Floats, ability: Floats, discrimination: Floats, points: Floats, weights: Floats
+) -> float:
+    """Of each arm's outcomes by themselves, summed."""
+    logit = np.hstack([x, np.ones((len(x), 1))]) @ ability
+    chance = (_sigmoid(logit[:, :, None] + discrimination[:, None] * points) * weights).sum(axis=2)
+    chance = np.clip(chance, 1e-9, 1 - 1e-9)
+    return float((score * np.log(chance) + (1 - score) * np.log(1 - chance)).sum())
+
+
+def _log_costs(x: Floats, cost: Floats, penalty: float) -> Floats:
+    """Ridge regression of the logarithm of each arm's cost, moved so that mean costs come out right; (d + 1, a)."""
+    least = np.where(cost > 0, cost, np.inf).min(initial=1e-12)
+    log = np.log(np.maximum(cost, min(least, 1e-12) if not np.isfinite(least) else least))
+    mean = log.mean(axis=0)
+    slope = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ (log - mean))
+    fitted = np.exp(x @ slope + mean).mean(axis=0)
+    level = mean + np.log(np.maximum(cost.mean(axis=0), 1e-12) / np.maximum(fitted, 1e-300))
+    return np.vstack([slope, level])
+
+
+def _attempts_under_way(
+    recording: Recording, outcomes: _Outcomes, logit: Floats, cost: Floats, x: Floats, discrimination: Floats
+) -> tuple[Floats, Floats]:
+    """What the signals of an attempt under way add to the logit of its success, and to the logarithm of its cost."""
+    columns, graph = _columns(recording), recording.graph
+    width = len(columns.attempt) + 1
+    if not len(columns.running):
+        return np.zeros(width), np.zeros(width)
+    running = graph.node_running
+    begun = graph.node_signals[:, columns.begun[0]] * _most_attempts(recording)
+    place = np.full(graph.n_tasks, -1)
+    place[outcomes.tasks] = np.arange(len(outcomes.tasks))
+    nodes = np.flatnonzero((running >= 0) & (place[graph.node_task] >= 0) & (np.rint(begun) <= 1))
+    if not len(nodes):
+        return np.zeros(width), np.zeros(width)
+    arm, task = running[nodes].astype(np.int64), place[graph.node_task[nodes]]
+    seen = _with_one(graph.node_signals[nodes][:, columns.attempt].astype(np.float64))
+    right = outcomes.score_from[nodes, arm]
+    # the hidden difficulty flattens the chance: the usual correction of the logit for a normal one
+    flat = 1.0 / np.sqrt(1.0 + 0.346 * discrimination[arm] ** 2)
+    going = _logistic(seen, right, logit[task, arm] * flat)
+    whole = np.exp(np.hstack([x, np.ones((len(x), 1))]) @ cost)[task, arm]
+    share = np.clip(outcomes.cost_from[nodes, arm] / np.maximum(whole, 1e-300), 1e-4, None)
+    left = np.linalg.solve(seen.T @ seen + np.eye(width), seen.T @ np.log(share))
+    fitted = np.exp(np.minimum(seen @ left, 0.0)) * whole
+    left[-1] += np.log(max(outcomes.cost_from[nodes, arm].sum(), 1e-300) / max(fitted.sum(), 1e-300))
+    return going, left
+
+
+def _logistic(seen: Floats, right: Floats, offset: Floats, penalty: float = 1.0, steps: int = 30) -> Floats:
+    """Weights of a logistic regression beside a known part of the logit, by Newton's method."""
+    weights = np.zeros(seen.shape[1])
+    for _ in range(steps):
+        chance = _sigmoid(offset + seen @ weights)
+        slope = seen.T @ (right - chance) - penalty * weights
+        curve = (seen * (chance * (1 - chance))[:, None]).T @ seen + penalty * np.eye(len(weights))
+        change = np.linalg.solve(curve, slope)
+        weights = weights + change
+        if np.abs(change).max() < 1e-8:
+            break
+    return weights
+
+
+def _plans(shortlist: int, most: int) -> Ints:
+    """Ordered choices of up to `most` places of a short list, -1 where they end; int64 (plans, most)."""
+    rows = [
+        (*chosen, *(-1,) * (most - length))
+        for length in range(1, most + 1)
+        for chosen in permutations(range(shortlist), length)
+    ]
+    return np.array(rows, dtype=np.int64).reshape(len(rows), most)
+
+
+def _ranks(values: Floats) -> Floats:
+    """Place of each value in its row, from the smallest."""
+    return np.argsort(np.argsort(values, axis=1, kind="stable"), axis=1).astype(np.float64)
+
+
+def _with_one(rows: npt.NDArray[Any]) -> Floats:
+    return np.hstack([rows, np.ones((len(rows), 1))])
+
+
+def _sigmoid(logits: Floats) -> Floats:
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits, -50.0, 50.0))))

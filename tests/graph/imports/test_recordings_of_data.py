@@ -1,0 +1,391 @@
+"""Recordings of imported data: every path through them replays what was recorded, and nothing else."""
+
+import json
+from collections import Counter
+
+import gymnasium as gym
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import routegym  # noqa: F401  (registers the environments)
+from routegym.core import RoutingVectorEnv
+from routegym.errors import ActionError, ImportDataError, RecordingError
+from routegym.graph import OPEN, Expander, Recording, always_arm_actions, evaluate_choices
+from routegym.graph.imports import RoutingData, to_recording
+
+ARMS = ("small", "middle", "large")
+
+
+def table_of(rows, turns=None, prompts=None, verdict=False, **more):
+    """Data from rows (query, arm, score, cost[, trial]) and turns (query, arm, turn, feedback, tokens[, trial])."""
+    names = ("query", "arm", "score", "cost_usd", "trial")[: len(rows[0])]
+    queries = list(dict.fromkeys(row[0] for row in rows))
+    columns = {name: [row[place] for row in rows] for place, name in enumerate(names)}
+    asked = {"query": queries, "prompt": [f"prompt {query}" for query in queries] if prompts is None else prompts}
+    steps = None
+    if turns is not None:
+        fields = ("query", "arm", "turn", "feedback", "completion_tokens", "trial")[: len(turns[0])]
+        steps = pa.table({name: [row[place] for row in turns] for place, name in enumerate(fields)})
+    return RoutingData("hand", pa.table(columns), pa.table(asked), turns=steps, verdict=verdict, **more)
+
+
+def one_query(verdict=True):
+    """One task: small fails in 2 turns, middle fails in 1, large succeeds in 3; costs share out by tokens."""
+    rows = [("q", "small", 0.0, 0.03), ("q", "middle", 0.0, 0.1), ("q", "large", 1.0, 0.6)]
+    turns = [
+        *(("q", "small", turn, feedback, tokens) for turn, feedback, tokens in [(0, "ok", 10), (1, "error", 20)]),
+        ("q", "middle", 0, "invalid", 7),
+        *(("q", "large", turn, "ok", tokens) for turn, tokens in [(0, 100), (1, 200), (2, 300)]),
+    ]
+    return table_of(rows, turns, verdict=verdict)
+
+
+def play(recording, *actions, budget=None):
+    """Scores and costs of a path in the environment of its kind; actions by name."""
+    env = RoutingVectorEnv(1, recording, split="all", budget_usd=budget, autoreset_mode="Disabled")
+    env.reset(seed=0, options={"task_id": 0})
+    costs, over = [], False
+    for action in actions:
+        assert not over, "the episode was over before"
+        _, _, terminated, truncated, info = env.step(np.array([recording.action_names.index(action)]))
+        assert not truncated.any()
+        costs.append(float(info["cost_usd"][0]))
+        over = bool(terminated[0])
+    return over, float(info["score"][0]), costs
+
+
+def legal(recording, *actions):
+    """Names of the legal actions after a path."""
+    env = RoutingVectorEnv(1, recording, split="all", autoreset_mode="Disabled")
+    env.reset(seed=0, options={"task_id": 0})
+    for action in actions:
+        env.step(np.array([recording.action_names.index(action)]))
+    return [name for name, may in zip(recording.action_names, env.action_masks()[0], strict=True) if may]
+
+
+# -- whole calls -------------------------------------------------------------------------------
+def test_a_table_is_a_recording_of_single_calls():
+    found = to_recording(table_of([("q", "b", 0.25, 0.5), ("q", "a", 1.0, 0.125)]), text="none")
+    recording = found.recording
+    assert recording.kind == "single_call"
+    assert recording.closed
+    assert recording.action_names == ("a", "b")  # the cheaper one first
+    assert play(recording, "a") == (True, 1.0, [0.125])
+    assert play(recording, "b") == (True, 0.25, [0.5])
+    assert (recording.graph.node_reserve[recording.graph.task_start[0]] == [0.125, 0.5]).all()
+    assert found.dropped == {}
+    assert found.masked == found.moved == 0
+
+
+def test_arms_are_taken_in_the_order_they_are_named_in():
+    data = table_of([("q", arm, 0.0, cost) for arm, cost in zip(ARMS, (1, 2, 3), strict=True)])
+    found = to_recording(data, arms=["large", "small"], text="none")
+    assert found.recording.action_names == ("large", "small")
+    assert found.dropped == {"of arms not asked for": 1}
+    with pytest.raises(ImportDataError, match=r"hand: no row of arm 'smal'; did you mean 'small'\?"):
+        to_recording(data, arms=["smal"], text="none")
+    with pytest.raises(ImportDataError, match="name each only once"):
+        to_recording(data, arms=["small", "small"], text="none")
+
+
+def test_a_query_without_some_arm_is_dropped_and_never_filled():
+    rows = [("q", "a", 1.0, 1.0), ("q", "b", 0.0, 2.0), ("r", "a", 1.0, 1.0)]
+    found = to_recording(table_of(rows), text="none")
+    assert found.recording.tasks.ids == ("q",)
+    assert found.dropped == {"of queries that not every arm was recorded for": 1}
+
+
+def test_or_the_arm_is_masked_there():
+    rows = [("q", "a", 1.0, 1.0), ("r", "a", 0.0, 1.0), ("r", "b", 1.0, 2.0)]
+    found = to_recording(table_of(rows), missing="mask", text="none")
+    assert found.masked == 1
+    assert legal(found.recording) == ["a"]
+    with pytest.raises(ActionError, match="action 'b' is masked: it is not legal in this situation"):
+        play(found.recording, "b")
+    graph = found.recording.graph
+    assert graph.complete
+    score, _ = evaluate_choices(graph, always_arm_actions(graph, 1))  # the cheapest legal arm stands in
+    assert score[graph.task_start].tolist() == [1.0, 1.0]
+
+
+def test_no_query_is_complete():
+    rows = [("q", "a", 1.0, 1.0), ("r", "b", 0.0, 1.0)]
+    with pytest.raises(
+        ImportDataError, match=r"no query was recorded with every arm \(a 1, b 1 of 2\); name fewer arms"
+    ):
+        to_recording(table_of(rows), text="none")
+
+
+def test_repeated_pairs_are_refused():
+    rows = [("q", "a", 1.0, 1.0), ("q", "a", 0.0, 1.0)]
+    with pytest.raises(
+        ImportDataError, match=r"1 row\(s\) repeat a \(query, arm\).*query 'q' and arm 'a'.*column trial"
+    ):
+        to_recording(table_of(rows), text="none")
+
+
+def test_costs_from_tokens_and_prices():
+    data = table_of([("q", "a", 1.0, 0.7)])
+    columns = data.responses.append_column("prompt_tokens", [[1000]]).append_column("completion_tokens", [[10]])
+    data = RoutingData("hand", columns, data.queries, prices={"a": (2.0, 30.0)})
+    by_tokens = to_recording(data, costs="tokens", text="none").recording
+    assert play(by_tokens, "a")[2] == pytest.approx([1000 * 2e-6 + 10 * 30e-6])
+    assert by_tokens.graph.edges["tokens"].tolist() == [[1000, 0, 10, 0]]
+    stated = to_recording(data, text="none").recording
+    assert play(stated, "a")[2] == [0.7]
+    assert stated.graph.edges["tokens"].tolist() == [[1000, 0, 10, 0]]
+    with pytest.raises(ImportDataError, match="no row has tokens and a price of its arm"):
+        to_recording(RoutingData("hand", columns, data.queries), costs="tokens", text="none")
+
+
+def test_equal_prompts_are_put_into_one_split():
+    queries = pa.table(
+        {"query": ["q", "r", "s"], "prompt": ["same", "same", "other"], "split": ["train", "test", "train"]}
+    )
+    responses = pa.table({"query": ["q", "r", "s"], "arm": ["a"] * 3, "score": [1.0] * 3, "cost_usd": [1.0] * 3})
+    found = to_recording(RoutingData("hand", responses, queries), text="none")
+    assert found.recording.tasks.splits == ("test", "test", "train")  # held out, wherever it is met
+    assert found.moved == 1
+
+
+def test_it_is_the_same_after_saving(tmp_path):
+    recording = to_recording(one_query(), "attempts", text="none").recording
+    recording.save(tmp_path / "r")
+    again = Recording.load(tmp_path / "r")
+    assert again.closed
+    assert again.graph.complete
+    np.testing.assert_array_equal(np.sort(again.graph.node_running), np.sort(recording.graph.node_running))
+    assert legal(again) == ["middle", "small", "large", "stop"] or legal(again) == legal(recording)
+    assert play(again, "small", "small", "large", "large", "large") == play(
+        recording, "small", "small", "large", "large", "large"
+    )
+    again.save(tmp_path / "s")
+    assert Recording.load(tmp_path / "s").content_hash == Recording.load(tmp_path / "r").content_hash
+
+
+def test_a_closed_recording_is_not_grown():
+    from routegym.envs.single_call import SingleCallWorkflow
+
+    recording = to_recording(table_of([("q", "a", 1.0, 1.0)]), text="none").recording
+    with pytest.raises(RecordingError, match="a closed recording cannot be grown"):
+        Expander(SingleCallWorkflow(False), None, recording)  # type: ignore[arg-type]
+
+
+# -- cascades ----------------------------------------------------------------------------------
+def cascade(verdict, most=2):
+    rows = [("q", "small", 0.0, 0.125), ("q", "middle", 0.5, 0.25), ("q", "large", 1.0, 1.0)]
+    return to_recording(table_of(rows, verdict=verdict), "cascade", most_attempts=most, text="none").recording
+
+
+def test_a_cascade_hands_in_the_last_answer():
+    recording = cascade(verdict=False)
+    assert play(recording, "accept") == (True, 0.0, [0.0])
+    assert play(recording, "middle", "accept") == (True, 0.5, [0.25, 0.0])
+    assert play(recording, "large", "small") == (True, 0.0, [1.0, 0.125])  # the last one counts
+    assert legal(recording, "small") == ["middle", "large", "accept"]  # nothing was recorded of asking again
+
+
+def test_a_cascade_with_a_verdict_ends_with_success():
+    recording = cascade(verdict=True, most=3)
+    assert play(recording, "large") == (True, 1.0, [1.0])
+    assert play(recording, "small", "middle", "large") == (True, 1.0, [0.125, 0.25, 1.0])
+    assert play(recording, "small", "middle", "stop") == (True, 0.5, [0.125, 0.25, 0.0])
+    names = recording.node_signal_names
+    graph = recording.graph
+    node = int(graph.edges["next"][graph.edge_first[graph.task_start[0], 0]])
+    seen = dict(zip(names, graph.node_signals[node].tolist(), strict=True))
+    assert {name for name, value in seen.items() if value} == {"calls", "last_small", "tried_small"}
+    assert seen["calls"] == pytest.approx(1 / 3)
+
+
+# -- attempts ----------------------------------------------------------------------------------
+def test_an_attempt_goes_on_turn_by_turn():
+    recording = to_recording(one_query(), "attempts", text="none").recording
+    assert play(recording, "large", "large", "large") == (True, 1.0, pytest.approx([0.1, 0.2, 0.3]))
+
+
+def test_an_attempt_that_is_abandoned_was_paid_for_and_the_next_one_starts_afresh():
+    recording = to_recording(one_query(), "attempts", text="none").recording
+    over, score, costs = play(recording, "small", "large", "large", "large")
+    assert (over, score) == (True, 1.0)
+    assert costs == pytest.approx([0.01, 0.1, 0.2, 0.3])
+    assert legal(recording, "small", "large") == ["large", "stop"]  # two attempts are all that is allowed
+
+
+def test_an_attempt_that_failed_leaves_the_choice():
+    recording = to_recording(one_query(), "attempts", text="none").recording
+    assert legal(recording, "small", "small") == ["middle", "large", "stop"]
+    assert play(recording, "small", "small", "stop") == (True, 0.0, pytest.approx([0.01, 0.02, 0.0]))
+    assert play(recording, "small", "small", "middle") == (True, 0.0, pytest.approx([0.01, 0.02, 0.1]))
+
+
+def test_what_is_seen_of_an_attempt():
+    recording = to_recording(one_query(), "attempts", text="none").recording
+    graph, names = recording.graph, recording.node_signal_names
+
+    def seen(*actions):
+        node = int(graph.task_start[0])
+        for action in actions:
+            node = int(graph.edges["next"][graph.edge_first[node, recording.action_names.index(action)]])
+        found = dict(zip(names, graph.node_signals[node].tolist(), strict=True))
+        return {name: round(value, 4) for name, value in found.items() if value}, json.loads(recording.texts[node])
+
+    signals, text = seen("small")
+    assert signals == {
+        "turn": 0.3333, "feedback_ok": 1.0, "share_ok": 0.3333, "completion_tokens": round(10 / 1010, 4),
+        "attempts": 0.5, "running_small": 1.0,
+    }  # fmt: skip
+    assert text == {"arm": "small", "turn": 1, "feedback": "ok"}
+    signals, text = seen("small", "small")
+    assert signals == {
+        "turn": 0.6667, "feedback_error": 1.0, "share_ok": 0.3333, "share_error": 0.3333,
+        "completion_tokens": round(20 / 1020, 4), "attempts": 0.5, "tried_small": 1.0,
+    }  # fmt: skip
+    signals, text = seen("small", "large")
+    assert signals["tried_small"] == signals["running_large"] == signals["attempts"] == 1.0
+    assert text == {"arm": "large", "turn": 1, "feedback": "ok", "tried": ["small"]}
+
+
+def test_the_environment_of_attempts_is_a_graph_without_cycles_under_a_hard_budget():
+    recording = to_recording(one_query(), "attempts", most_attempts=3, text="none").recording
+    most = recording.graph.node_reserve[recording.graph.task_start[0]]
+    assert most[:3] == pytest.approx([0.02, 0.1, 0.3])  # the dearest turn of each arm
+    env = RoutingVectorEnv(1, recording, split="all", budget_usd=0.13)
+    env.reset(seed=0)
+    assert env.action_masks()[0].tolist() == [True, True, False, True]
+
+
+def test_turns_must_count_from_zero():
+    data = one_query()
+    broken = data.turns.set_column(2, "turn", [[0, 2, 0, 0, 1, 2]])
+    with pytest.raises(ImportDataError, match=r"query 'q', arm 'small': turn 2 where 1 was expected; the turns of an"):
+        to_recording(RoutingData("hand", data.responses, data.queries, turns=broken), "attempts", text="none")
+
+
+def test_attempts_need_turns():
+    with pytest.raises(ImportDataError, match="has no turns, so that attempts cannot be watched"):
+        to_recording(cascade_data(), "attempts", text="none")
+
+
+def cascade_data():
+    return table_of([("q", "a", 1.0, 1.0), ("q", "b", 1.0, 2.0)])
+
+
+def test_turns_that_cost_something_else_than_their_attempt_are_refused():
+    data = one_query()
+    turns = data.turns.append_column("cost_usd", [[0.01, 0.03, 0.1, 0.1, 0.2, 0.3]])
+    with pytest.raises(
+        ImportDataError, match=r"the turns of query 'q', arm 'small' cost 0.04 USD and its row says 0.03"
+    ):
+        to_recording(RoutingData("hand", data.responses, data.queries, turns=turns), "attempts", text="none")
+
+
+def test_fewer_attempts_than_two_are_single_calls():
+    with pytest.raises(ImportDataError, match="most_attempts = 1; expected at least 2"):
+        to_recording(cascade_data(), "cascade", most_attempts=1, text="none")
+
+
+# -- trials ------------------------------------------------------------------------------------
+def trials():
+    rows = [("q", "a", float(trial == 2), 0.5 + trial, trial) for trial in range(3)] + [("q", "b", 0.0, 9.0, 0)]
+    return table_of(rows, verdict=True)
+
+
+def test_trials_are_samples_of_an_arm():
+    recording = to_recording(trials(), text="none").recording
+    graph = recording.graph
+    assert graph.edge_count[graph.task_start[0]].tolist() == [3, 1]
+    score, cost = evaluate_choices(graph, always_arm_actions(graph, 0))
+    assert score[graph.task_start[0]] == pytest.approx(1 / 3)
+    assert cost[graph.task_start[0]] == pytest.approx(1.5)
+
+
+def test_a_retry_draws_another_trial():
+    recording = to_recording(trials(), "cascade", most_attempts=3, text="none").recording
+    graph = recording.graph
+    first = graph.edge_first[graph.task_start[0], 0]
+    landed = graph.edges["next"][first : first + 3]
+    assert sorted(graph.node_status[landed] == OPEN) == [False, True, True]  # the third trial succeeds
+    for node in landed[graph.node_status[landed] == OPEN]:
+        assert graph.edge_count[node].tolist() == [2, 1, 1]  # the two others, b, stop
+        again = graph.edge_first[node, 0]
+        scores = graph.node_score[graph.edges["next"][again : again + 2]]
+        assert sorted(np.nan_to_num(scores, nan=-1.0).tolist()) == [-1.0, 1.0]
+
+
+# -- anything ----------------------------------------------------------------------------------
+@st.composite
+def recorded(draw):
+    """Any small data set with turns: rows, turns, and what each attempt was, by (query, arm)."""
+    queries, arms = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    rows, turns, known = [], [], {}
+    for query in range(queries):
+        for arm in range(arms):
+            if draw(st.booleans()) or arm == 0:
+                score = draw(st.sampled_from([0.0, 0.5, 1.0]))
+                tokens = draw(st.lists(st.integers(1, 50), min_size=1, max_size=4))
+                cost = draw(st.integers(1, 999)) / 1024
+                rows.append((f"q{query}", f"arm{arm}", score, cost))
+                turns += [(f"q{query}", f"arm{arm}", turn, "ok", count) for turn, count in enumerate(tokens)]
+                known[f"q{query}", f"arm{arm}"] = (score, [cost * count / sum(tokens) for count in tokens])
+    return table_of(rows, turns, verdict=draw(st.booleans())), known
+
+
+@settings(max_examples=60, deadline=None)
+@given(recorded(), st.sampled_from(["single_call", "cascade", "attempts"]), st.integers(2, 3), st.randoms())
+def test_every_walk_replays_the_record(data, kind, most, random):
+    """Against a simulation that keeps the books by itself."""
+    table, known = data
+    recording = to_recording(table, kind, missing="mask", most_attempts=most, text="none").recording
+    most = 1 if kind == "single_call" else most
+    names = recording.action_names
+    env = gym.make("routegym/SingleCall-v0", recording=recording, split="all") if kind == "single_call" else None
+    batch = RoutingVectorEnv(1, recording, split="all", autoreset_mode="Disabled") if env is None else None
+    for query in recording.tasks.ids:
+        options = {"task_id": query}
+        (env or batch).reset(seed=0, options=options)
+        begun, now, turn, over = [], None, 0, False
+        while not over:
+            masks = np.atleast_2d((env.unwrapped if env else batch).action_masks())[0]
+            ended = now is not None and turn == (len(known[query, now][1]) if kind == "attempts" else 1)
+            may = set()
+            for name in names:
+                if name in ("stop", "accept"):
+                    may.add(name)
+                goes_on = name == now and not ended
+                if (query, name) in known and (goes_on or (name not in begun and len(begun) < most)):
+                    may.add(name)
+            assert {name for name, legal in zip(names, masks, strict=True) if legal} == may
+            action = random.choice(sorted(may))
+            step = (env or batch).step(names.index(action) if env else np.array([names.index(action)]))
+            cost, score, over = (np.asarray(x).item() for x in (step[4]["cost_usd"], step[4]["score"], step[2]))
+            if action in ("stop", "accept"):
+                assert over
+                assert cost == 0
+                expected = known[query, now][0] if now is not None and ended else 0.0
+                assert score == pytest.approx(expected)
+                break
+            if action != now or ended:
+                begun.append(action)
+                now, turn = action, 0
+            final, costs = known[query, now]
+            paid = costs[turn] if kind == "attempts" else sum(costs)
+            assert cost == pytest.approx(paid, rel=1e-9)
+            turn += 1
+            ended = turn == (len(costs) if kind == "attempts" else 1)
+            solved = ended and final == 1.0 and table.verdict
+            left = [arm for arm in names if (query, arm) in known and arm not in begun]
+            assert over == (ended and (solved or len(begun) == most or not left))
+            if over:
+                assert score == pytest.approx(final)
+
+
+def test_nodes_are_shared_where_the_situation_is_the_same():
+    rows = [(f"q{query}", arm, 0.0, 1.0) for query in range(5) for arm in ARMS]
+    recording = to_recording(table_of(rows, verdict=True), "cascade", most_attempts=3, text="none").recording
+    open_nodes = recording.graph.node_status == OPEN
+    # the start; after one call; after two, by which was the last
+    assert Counter(recording.graph.node_task[open_nodes].tolist()) == dict.fromkeys(range(5), 1 + 3 + 6)
