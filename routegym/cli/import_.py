@@ -72,6 +72,8 @@ class Import:
     """Fixes what is random in that, and the split of queries that name none."""
     name: str | None = None
     """Of the recording; that of its folder by default."""
+    set: tuple[str, ...] = ()
+    """Further options of the format, as name=value, such as max_steps=3 of mint; see docs/import.md."""
     report: Path | None = None
     """File to write the report to, as Markdown."""
 
@@ -107,6 +109,8 @@ class Import:
 
     def _options(self) -> dict[str, Any]:
         """The options that were given, as the reader and the conversion take them."""
+        from routegym.cli.train import changes
+
         reading = {
             "queries": self.queries,
             "turns": self.turns,
@@ -114,6 +118,7 @@ class Import:
             "columns": _pairs(self.columns),
             "delimiter": _NAMED_DELIMITERS.get(self.delimiter or "", self.delimiter),
             "verdict": self.verdict or None,
+            **changes(self.set),
         }
         return {name: value for name, value in reading.items() if value not in (None, {})} | {
             "kind": self.kind,
@@ -132,7 +137,7 @@ class Import:
         for name in ("queries", "turns", "prices"):
             if (path := getattr(self, name)) is not None:
                 words += [f"--{name}", path.name]
-        for name in ("columns", "arms"):
+        for name in ("columns", "arms", "set"):
             if values := getattr(self, name):
                 words += [f"--{name}", *values]
         if self.verdict:

@@ -132,6 +132,19 @@ def test_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_options_of_a_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "steps.csv"
+    path.write_text("query,arm,turn,feedback,score,cost_usd\nq,a,0,ok,1,0.1\nr,a,0,ok,0,0.1\n", encoding="utf-8")
+    common = ("import", "steps", str(path), "-o", str(tmp_path / "out"), "--kind", "cascade", "--text", "none")
+    for chosen, control in (((), "stop"), (("--set", "verdict=false"), "accept")):
+        said(capsys, *common, *chosen)
+        recording = Recording.load(tmp_path / "out")
+        assert recording.controls == (control,)
+    assert "--set verdict=false" in recording.provenance["made_by"]
+    assert "format 'steps' takes no max_steps" in said(capsys, *common, "--set", "max_steps=3", code=2)
+    assert "expected name=value" in said(capsys, *common, "--set", "verdict", code=2)
+
+
 def test_help_lists_the_formats(capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(said(capsys, "import", "--help").split())
     for name in FORMATS:
