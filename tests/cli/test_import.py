@@ -85,7 +85,14 @@ def test_the_next_command_works(table: Path, tmp_path: Path, capsys: pytest.Capt
     (command,) = re.findall(r"^next: routegym (.*)$", text, flags=re.MULTILINE)
     shown = said(capsys, *command.split(), "--set", "updates=30", "--out", str(tmp_path / "run"))
     assert "run folder" in shown
-    assert (tmp_path / "run" / "metrics.json").is_file()
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["policies"].keys() == {
+        "all_action",
+        "random",
+        "first_large_k",  # and not confidence_cascade, which needs to see an answer
+    }
+    # who asks for it is told
+    named = ("evaluate", str(tmp_path / "run"), "--baselines", "confidence_cascade")
+    assert "needs the signal 'confidence'" in said(capsys, *named, code=2)
 
 
 @pytest.mark.parametrize("kind", ["single_call", "cascade"])

@@ -154,6 +154,16 @@ def test_turns_of_which_one_has_no_cost_have_no_sum(tmp_path: Path) -> None:
     assert found["r"]["score"] == 1.0
 
 
+def test_an_arm_without_any_turns_is_named(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("query,arm,score,cost_usd\nq,a,1,1\nq,b,0,1\n")
+    (tmp_path / "t.csv").write_text("query,arm,turn,feedback\nq,a,0,ok\n")
+    data = read_outcomes(tmp_path / "r.csv", turns=tmp_path / "t.csv")
+    for missing in ("drop", "mask"):
+        with pytest.raises(ImportDataError, match="no attempt of arm 'b' has its turns; name the other arms"):
+            to_recording(data, "attempts", missing=missing, text="none")
+    assert [arm.model for arm in to_recording(data, "attempts", arms=["a"], text="none").recording.arms] == ["a"]
+
+
 def test_columns_of_other_names_in_all_files_and_in_one(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text("id,arm,ok,cost_usd\nq1,a,1,0.1\n")
     (tmp_path / "q.jsonl").write_text('{"id": "q1", "text": "why?"}\n')
