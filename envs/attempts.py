@@ -236,9 +236,9 @@ class AttemptsEnv(RoutingEnv):
     operations one by one, all with the same arm. The environment says when a task is solved. What it says before that
     is weak: an answer is malformed, or fails a check of last digits.
 
-    A recording replays what was recorded and nothing else. Several recorded trials of an arm are drawn from. The models
-    of the shipped recording always answer alike: an arm that is asked again fails again in the same way, and is paid
-    again. In a closed recording of other people's attempts an arm without a further trial is masked.
+    A recording replays what was recorded and nothing else. Where an answer was recorded several times, each call draws
+    one of them. The models of the shipped recording always answer alike: an arm that begins again fails again in the
+    same way, and is paid again. In a closed recording an arm without a further trial is masked.
 
     ## Situations
     While an attempt is under way: its arm, the expression as it stands, the feedback to each of its turns, and the arms

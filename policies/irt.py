@@ -21,16 +21,19 @@ import numpy as np
 import numpy.typing as npt
 
 from routegym.core.observation import ObservationLayout
+from routegym.core.rollout import rollout
+from routegym.core.vector_env import RoutingVectorEnv
 from routegym.errors import ConfigError, MissingExtraError
 from routegym.graph.graph import OPEN
 from routegym.graph.subset import arm_signals
-from routegym.graph.values import always_arm_actions, evaluate_choices
+from routegym.graph.values import always_arm_actions, evaluate_choices, most_attempts
 from routegym.policies.algorithm import Problem
 from routegym.policies.checks import check_positive
 from routegym.policies.success import price_of
 from routegym.policies.training import Arrays, Training
 
 if TYPE_CHECKING:
+    from routegym.graph.graph import TransitionGraph
     from routegym.graph.recording import Recording
 
 __all__ = ["IRT", "IRTPolicy"]
@@ -39,6 +42,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 _BATCH = 1024  # episodes planned at a time
+_PRICES = (0.02, 0.1, 0.35, 1.0, 3.0)  # that a fit is judged by
 _TIE = 1e-6  # the least price: among equal plans the cheaper one is taken
 _BEGUN = ("attempts", "calls")  # signals that count what was begun, as a share of what an episode allows
 
@@ -92,7 +96,7 @@ class IRTPolicy:
         self.layout = ObservationLayout.of(recording)
         self.n_arms = len(recording.arms)
         self._scale, self._most, self._shortlist = recording.cost_scale_usd, most, min(shortlist, self.n_arms)
-        self._controls, self._told = bool(recording.controls), "stop" in recording.controls
+        self._controls, self._told = bool(recording.controls), recording.tells_success
         self._columns = _columns(recording)
         self._model = _Model(**{name: np.asarray(model[name], dtype=np.float64) for name in _Model._fields})
         self._plans = {left: _plans(self._shortlist, left) for left in range(1, most + 1)}
@@ -129,7 +133,8 @@ class IRTPolicy:
         legal = masks[:, : self.n_arms]
         running = flat[:, self._columns.running] > 0.5 if len(self._columns.running) else np.zeros_like(legal)
         begun = self._begun(flat)
-        left = np.clip(self._most - begun, 0, None)
+        # without a verdict a second answer would take the first one's place, and nobody says which is right
+        left = np.clip((self._most if self._told else 1) - begun, 0, None)
         expected = (chance * posterior[:, None]).sum(axis=2)
         with np.errstate(divide="ignore", over="ignore"):
             per_success = np.where(legal, cost / np.maximum(expected, 1e-12), np.inf)
@@ -247,10 +252,10 @@ class IRTPolicy:
 class IRT:
     """Fits how hard tasks are and what arms can do, and plans attempts with it."""
 
-    penalties: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-    """Ridge penalties of what is seen of a task; cross-validation over the training tasks chooses."""
+    penalties: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+    """Ridge penalties of what is seen of a task; the one that plans best for training tasks left out of the fit."""
     folds: int = 5
-    """Parts of that cross-validation."""
+    """Parts of the training tasks that are left out in turn."""
     points: int = 11
     """Points of the quadrature over the hidden difficulty."""
     shortlist: int = 6
@@ -268,60 +273,68 @@ class IRT:
             ConfigError: the recording has steps that are no attempts of one arm.
             MissingExtraError: torch is not installed.
         """
-        recording, graph = problem.recording, problem.recording.graph
-        _check_kind(recording)
-        outcomes = _Outcomes.of(recording, problem.tasks)
-        task = recording_rows(recording, graph.task_start[problem.tasks])[:, _columns(recording).task]
-        center = task.mean(axis=0)
-        x = task - center
+        _check_kind(problem.recording)
+        outcomes = _Outcomes.of(problem.recording)
+        values = self._values(problem, outcomes, seed)
+        penalty = self.penalties[int(np.argmax(values))]
+        if training is not None:
+            training.report({"step": len(problem.tasks), "seed": seed, "penalty": penalty, "value": float(max(values))})
+        return self._policy(problem.recording, outcomes, problem.tasks, penalty)
+
+    def _values(self, problem: Problem, outcomes: _Outcomes, seed: int) -> list[float]:
+        """What each penalty is worth on tasks left out of the fit, over a range of prices."""
+        tasks = np.random.default_rng(seed).permutation(problem.tasks)
+        if len(self.penalties) == 1 or len(tasks) < 2 * self.folds:
+            return [0.0] * len(self.penalties)
+        values = []
+        for penalty in self.penalties:
+            total = 0.0
+            for part in range(self.folds):
+                held = np.arange(len(tasks)) % self.folds == part
+                policy = self._policy(problem.recording, outcomes, tasks[~held], penalty)
+                total += _value_of(policy, problem.recording, tasks[held], seed)
+            values.append(total / len(tasks))
+        return values
+
+    def _policy(self, recording: Recording, outcomes: _Outcomes, tasks: Ints, penalty: float) -> IRTPolicy:
+        graph, columns = recording.graph, _columns(recording)
+        start = graph.task_start[tasks]
+        seen = np.hstack([graph.node_signals[start], recording.tasks.embedding[tasks]]).astype(np.float64)[
+            :, columns.task
+        ]
+        center = seen.mean(axis=0)
         points, weights = np.polynomial.hermite_e.hermegauss(self.points)
         weights = weights / weights.sum()
-        rng = np.random.default_rng(seed)
-        fold = rng.permutation(len(x)) % min(self.folds, len(x))
-        losses = []
-        for penalty in self.penalties if x.shape[1] and len(x) >= 2 * self.folds else self.penalties[-1:]:
-            loss = 0.0
-            for part in range(self.folds):
-                fitted = _abilities(x[fold != part], outcomes.score[fold != part], penalty, points, weights)
-                held = fold == part
-                loss -= _log_likelihood(x[held], outcomes.score[held], *fitted, points, weights)
-            losses.append(loss / outcomes.score.size)
-        penalty = self.penalties[int(np.argmin(losses))] if len(losses) > 1 else self.penalties[-1]
-        ability, discrimination = _abilities(x, outcomes.score, penalty, points, weights)
-        cost = _log_costs(x, outcomes.cost, 2 * penalty)
-        logit = np.hstack([x, np.ones((len(x), 1))]) @ ability
-        going, left = _attempts_under_way(recording, outcomes, logit, cost, x, discrimination)
-        fitted_model = _Model(center, ability, discrimination, going, cost, left, points, weights)
-        if training is not None:
-            training.report({"step": len(x), "seed": seed, "penalty": penalty, "log_loss": float(min(losses))})
-        return IRTPolicy(recording, fitted_model._asdict(), _most_attempts(recording), self.shortlist)
+        ability, discrimination = _abilities(seen - center, outcomes.score[start], penalty, points, weights)
+        cost = _log_costs(seen - center, outcomes.cost[start], 2 * penalty)
+        known = _with_one(seen - center)
+        going, left = _attempts_under_way(recording, outcomes, tasks, known @ ability, known @ cost, discrimination)
+        model = _Model(center, ability, discrimination, going, cost, left, points, weights)
+        return IRTPolicy(recording, model._asdict(), most_attempts(graph), self.shortlist)
+
+
+def _value_of(policy: IRTPolicy, recording: Recording, tasks: Ints, seed: int) -> float:
+    """Sum over tasks of score minus priced cost, mean over prices that span the range of a pool's costs."""
+    env = RoutingVectorEnv(len(tasks) * len(_PRICES), recording, split="all", info="lean", autoreset_mode="SameStep")
+    prices = np.repeat(_PRICES, len(tasks))
+    table = rollout(policy, env, np.tile(tasks, len(_PRICES)), lambda_=prices, seed=seed)
+    value = (table.score - prices * table.cost_usd / recording.cost_scale_usd) / (1.0 + prices)
+    return float(value.sum() / len(_PRICES))
 
 
 class _Outcomes(NamedTuple):
-    """What comes of every arm alone on the training tasks, n tasks."""
+    """What comes of every arm from every situation, an attempt under way going on; (nodes, a)."""
 
-    tasks: Ints
     score: Floats
-    """(n, a)"""
     cost: Floats
-    """USD, (n, a)"""
-    score_from: Floats
-    """Final score from every situation, (nodes, a)."""
-    cost_from: Floats
+    """USD still to be paid."""
 
     @classmethod
-    def of(cls, recording: Recording, tasks: Ints) -> _Outcomes:
+    def of(cls, recording: Recording) -> _Outcomes:
         graph = recording.graph
         found = [evaluate_choices(graph, always_arm_actions(graph, arm)) for arm in range(graph.n_arms)]
         score, cost = (np.stack(columns, axis=1) for columns in zip(*found, strict=True))
-        start = graph.task_start[tasks]
-        return cls(tasks, score[start], cost[start], score, cost)
-
-
-def recording_rows(recording: Recording, nodes: npt.NDArray[Any]) -> Floats:
-    """The columns of a flat observation that come first, node signals and embedding, of these situations."""
-    graph = recording.graph
-    return np.hstack([graph.node_signals[nodes], recording.tasks.embedding[graph.node_task[nodes]]]).astype(np.float64)
+        return cls(score, cost)
 
 
 def _columns(recording: Recording) -> _Columns:
@@ -344,15 +357,6 @@ def _columns(recording: Recording) -> _Columns:
         np.array(groups.get("running", ()), dtype=np.int64),
         np.array(begun, dtype=np.int64),
     )
-
-
-def _most_attempts(recording: Recording) -> int:
-    """Attempts that an episode allows, read off the signal that counts them."""
-    columns = _columns(recording).begun
-    if not len(columns):
-        return 1
-    seen = recording.graph.node_signals[:, columns[0]]
-    return max(round(1.0 / float(seen[seen > 0].min(initial=1.0))), 1)
 
 
 def _check_kind(recording: Recording) -> None:
@@ -393,16 +397,6 @@ def _abilities(x: Floats, score: Floats, penalty: float, points: Floats, weights
     return ability, factor.detach().numpy()
 
 
-def _log_likelihood(
-    x: Floats, score: Floats, ability: Floats, discrimination: Floats, points: Floats, weights: Floats
-) -> float:
-    """Of each arm's outcomes by themselves, summed."""
-    logit = np.hstack([x, np.ones((len(x), 1))]) @ ability
-    chance = (_sigmoid(logit[:, :, None] + discrimination[:, None] * points) * weights).sum(axis=2)
-    chance = np.clip(chance, 1e-9, 1 - 1e-9)
-    return float((score * np.log(chance) + (1 - score) * np.log(1 - chance)).sum())
-
-
 def _log_costs(x: Floats, cost: Floats, penalty: float) -> Floats:
     """Ridge regression of the logarithm of each arm's cost, moved so that mean costs come out right; (d + 1, a)."""
     least = np.where(cost > 0, cost, np.inf).min(initial=1e-12)
@@ -415,32 +409,46 @@ def _log_costs(x: Floats, cost: Floats, penalty: float) -> Floats:
 
 
 def _attempts_under_way(
-    recording: Recording, outcomes: _Outcomes, logit: Floats, cost: Floats, x: Floats, discrimination: Floats
+    recording: Recording, outcomes: _Outcomes, tasks: Ints, logit: Floats, log_cost: Floats, discrimination: Floats
 ) -> tuple[Floats, Floats]:
-    """What the signals of an attempt under way add to the logit of its success, and to the logarithm of its cost."""
+    """What the signals of an attempt under way add to the logit of its success, and to the logarithm of its cost.
+
+    Args:
+        logit, log_cost: of a fresh attempt of each arm at each of these tasks, (tasks, a).
+    """
     columns, graph = _columns(recording), recording.graph
     width = len(columns.attempt) + 1
-    if not len(columns.running):
-        return np.zeros(width), np.zeros(width)
-    running = graph.node_running
-    begun = graph.node_signals[:, columns.begun[0]] * _most_attempts(recording)
     place = np.full(graph.n_tasks, -1)
-    place[outcomes.tasks] = np.arange(len(outcomes.tasks))
-    nodes = np.flatnonzero((running >= 0) & (place[graph.node_task] >= 0) & (np.rint(begun) <= 1))
-    if not len(nodes):
+    place[tasks] = np.arange(len(tasks))
+    first = graph.node_step <= _longest_attempt(graph)
+    nodes = np.flatnonzero((graph.node_running >= 0) & (place[graph.node_task] >= 0) & first)
+    if not len(nodes) or not len(columns.running):
         return np.zeros(width), np.zeros(width)
-    arm, task = running[nodes].astype(np.int64), place[graph.node_task[nodes]]
+    arm, task = graph.node_running[nodes].astype(np.int64), place[graph.node_task[nodes]]
     seen = _with_one(graph.node_signals[nodes][:, columns.attempt].astype(np.float64))
-    right = outcomes.score_from[nodes, arm]
-    # the hidden difficulty flattens the chance: the usual correction of the logit for a normal one
+    right, whole, due = outcomes.score[nodes, arm], np.exp(log_cost[task, arm]), outcomes.cost[nodes, arm]
+    # The hidden difficulty flattens the chance; for a normal one the logit shrinks by about this factor.
     flat = 1.0 / np.sqrt(1.0 + 0.346 * discrimination[arm] ** 2)
     going = _logistic(seen, right, logit[task, arm] * flat)
-    whole = np.exp(np.hstack([x, np.ones((len(x), 1))]) @ cost)[task, arm]
-    share = np.clip(outcomes.cost_from[nodes, arm] / np.maximum(whole, 1e-300), 1e-4, None)
-    left = np.linalg.solve(seen.T @ seen + np.eye(width), seen.T @ np.log(share))
+    share = np.log(np.clip(due / np.maximum(whole, 1e-300), 1e-4, None))
+    left = np.linalg.solve(seen.T @ seen + np.eye(width), seen.T @ share)
     fitted = np.exp(np.minimum(seen @ left, 0.0)) * whole
-    left[-1] += np.log(max(outcomes.cost_from[nodes, arm].sum(), 1e-300) / max(fitted.sum(), 1e-300))
+    left[-1] += np.log(max(due.sum(), 1e-300) / max(fitted.sum(), 1e-300))
     return going, left
+
+
+def _longest_attempt(graph: TransitionGraph) -> int:
+    """Largest step of an episode with one attempt: those of later attempts are larger."""
+    steps, running = graph.node_step, graph.node_running
+    here = graph.task_start
+    longest = 0
+    for arm in range(graph.n_arms):
+        edge = graph.edge_first[here, arm]
+        node = graph.edges["next"][edge[edge >= 0]]
+        while len(node := node[running[node] == arm]):
+            longest = max(longest, int(steps[node].max()))
+            node = graph.edges["next"][graph.edge_first[node, arm]]
+    return longest
 
 
 def _logistic(seen: Floats, right: Floats, offset: Floats, penalty: float = 1.0, steps: int = 30) -> Floats:

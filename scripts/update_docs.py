@@ -34,8 +34,8 @@ class Update:
         if (self.run_folder / "metrics.json").is_file():
             metrics = json.loads((self.run_folder / "metrics.json").read_text(encoding="utf-8"))
             shutil.copyfile(self.run_folder / "frontier.png", _ROOT / "docs" / "frontier.png")
-            _between("README.md", "quickstart", _summary(metrics))
-        _between("docs/recordings.md", "recordings", _recordings())
+            between("README.md", "quickstart", _summary(metrics))
+        between("docs/recordings.md", "recordings", _recordings())
         cards = _ROOT / "docs" / "cards"
         cards.mkdir(exist_ok=True)
         for name in shipped_recordings():
@@ -47,10 +47,11 @@ class Update:
             pictures.mkdir(exist_ok=True)
             for picture in ("frontier.png", "shares.png"):
                 shutil.copyfile(bench / picture, pictures / f"{name}-{picture}")
-            _between("docs/results.md", name, (bench / "results.md").read_text(encoding="utf-8").rstrip())
+            between("docs/results.md", name, (bench / "results.md").read_text(encoding="utf-8").rstrip())
 
 
-def _between(name: str, marker: str, text: str) -> None:
+def between(name: str, marker: str, text: str) -> None:
+    """Put a text between the two comments of a marker in a page."""
     path = _ROOT / name
     before, _, rest = path.read_text(encoding="utf-8").partition(f"<!-- {marker}: begin -->")
     _, end, after = rest.partition(f"<!-- {marker}: end -->")

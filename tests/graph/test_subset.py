@@ -12,7 +12,7 @@ import pytest
 from routegym.core import RoutingVectorEnv
 from routegym.errors import ConfigError, PoolError
 from routegym.graph import OPEN, Recording, always_arm_actions, evaluate_choices, keep_arms, vary_arms
-from routegym.graph.subset import arm_signals
+from routegym.graph.subset import arm_signals, keep_actions
 
 ARMS = ("m0/direct", "m1/direct", "m2/direct")
 
@@ -108,6 +108,30 @@ def test_signals_per_arm_are_told_by_their_names() -> None:
     names = ("level", "tried_a/t", "best_b/t", "tried_x_a/t", "half_a/t", "best_a/t", "best_x_a/t", "tried_b/t")
     found = arm_signals(names, ("b/t", "a/t", "x_a/t"))
     assert found == {"tried": (7, 1, 3), "best": (2, 5, 6)}
+
+
+def test_kept_actions_are_the_only_legal_ones(recordings: dict[str, Path]) -> None:
+    """Attempts that nobody can abandon: the recording is left as it is, scales and signals stay."""
+    whole = Recording.load(recordings["attempts"])
+    graph = whole.graph
+    legal = np.ones(graph.node_reserve.shape, dtype=bool)
+    busy = np.flatnonzero(graph.node_running >= 0)
+    legal[busy] = np.arange(graph.n_actions) == graph.node_running[busy][:, None]
+    part = keep_actions(whole, legal)
+    kept = part.graph
+    busy = kept.node_running >= 0
+    assert busy.any()
+    masks = ~np.isnan(kept.node_reserve)
+    assert (masks[busy].sum(axis=1) == 1).all()
+    assert (masks[busy].argmax(axis=1) == kept.node_running[busy]).all()
+    assert masks[(kept.node_status == OPEN) & ~busy].all()
+    assert kept.complete
+    assert part.cost_scale_usd == whole.cost_scale_usd
+    assert part.node_signal_names == whole.node_signal_names
+    for arm in range(3):
+        pairs = [evaluate_choices(g, always_arm_actions(g, arm)) for g in (graph, kept)]
+        for before, after in zip(*pairs, strict=True):
+            np.testing.assert_array_equal(before[graph.task_start], after[kept.task_start])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,184 @@
+"""Import public sets of recorded routing data, play every router on them, and write docs/public_sets.md.
+
+The sets are those of a folder that the project does not contain (docs/public_sets.md says what is in it). What is done
+is kept: killed and started again, it goes on.
+
+examples:
+  python scripts/public_sets.py --data ../shared/data                      everything, which takes hours
+  python scripts/public_sets.py --data ../shared/data --sets mint_k5/attempts bbh_direct_cot/tfidf
+  python scripts/public_sets.py --page                                     the page from what is there
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import tyro
+from update_docs import between
+
+_ROOT = Path(__file__).resolve().parents[1]
+_MINT_ARMS = (
+    "Meta-Llama-3-8B-Instruct",
+    "openchat-3.5-1210",
+    "CodeActAgent-Mistral-7b-v0.1",
+    "Mixtral-8x7B-Instruct-v0.1",
+    "Meta-Llama-3-70B-Instruct",
+    "claude-instant-1",
+    "gpt-4-0613",
+)
+_SQL_ARMS = ("chat-bison-001", "text-bison-001", "gpt-3.5", "gpt-4")
+_LAMBDAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 1.0, 2.0, 4.0, 8.0)
+_ENVS = {"single_call": "SingleCall", "cascade": "Cascade", "attempts": "Attempts"}
+
+
+@dataclass(frozen=True)
+class Play:
+    """A set in one environment family, with one sort of text features."""
+
+    set: str
+    kind: str = "single_call"
+    text: str = "tfidf"
+    columns: Mapping[str, str] = field(default_factory=lambda: {"query": "query_id", "prompt": "question"})
+    queries: str = ""
+    """Set whose queries are taken; its own by default."""
+    verdict: bool = False
+    arms: tuple[str, ...] = ()
+    folds: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of its folders and of its part of the page."""
+        return f"{self.set}/{self.text if self.kind == 'single_call' else self.kind}"
+
+
+_MINT = {"query": "query_id"}
+_INTERCODE = {"query": "query_id", "prompt": "query"}
+_MADE_OF: dict[str, dict[str, Any]] = {
+    "mint_k5": {"columns": _MINT, "verdict": True, "folds": 5},
+    "mint_turns": {"columns": _MINT, "queries": "mint_k5"},
+    "mint_feedback_gpt35": {"columns": _MINT, "queries": "mint_k5"},
+    "intercode_sql": {"columns": _INTERCODE, "verdict": True, "folds": 5},
+    "intercode_bash": {"columns": _INTERCODE, "verdict": True, "folds": 5},
+    "zeroeval": {},
+    "llmrouter_dc": {},
+    "bbh_direct_cot": {},
+    "routellm_gsm8k_mmlu": {},
+}
+_PLAYS = (
+    *(Play(name, text=text, **made) for name, made in _MADE_OF.items() for text in ("tfidf", "minilm")),
+    Play("mint_k5", "cascade", arms=_MINT_ARMS, **_MADE_OF["mint_k5"]),
+    Play("mint_k5", "attempts", arms=_MINT_ARMS, **_MADE_OF["mint_k5"]),
+    Play("intercode_sql", "cascade", arms=_SQL_ARMS, **_MADE_OF["intercode_sql"]),
+    Play("intercode_sql", "attempts", arms=_SQL_ARMS, **_MADE_OF["intercode_sql"]),
+)
+
+
+@dataclass(frozen=True)
+class PublicSets:
+    """Import, bench, write the page."""
+
+    data: Path | None = None
+    """Folder of the sets."""
+    sets: tuple[str, ...] = ()
+    """Which of them, as SET/FEATURES or SET/KIND; all by default."""
+    out: Path = Path("runs/public")
+    """Folder of recordings and results."""
+    seeds: int = 5
+    """Training seeds."""
+    steps: int = 100_000
+    """Environment steps of every learner that counts them: the sets are small."""
+    policies: tuple[str, ...] = ()
+    """Routers; all of them by default."""
+    page: bool = False
+    """Only write the page."""
+
+    def run(self) -> None:
+        """Do what is not done yet."""
+        known = {play.name: play for play in _PLAYS}
+        unknown = [name for name in self.sets if name not in known]
+        if unknown:
+            raise SystemExit(f"--sets {unknown[0]}: expected some of {', '.join(known)}")
+        if not self.page and (self.data is None or not self.data.is_dir()):
+            raise SystemExit(f"--data {self.data}: expected the folder of the sets")
+        for name in () if self.page else self.sets or known:
+            print(f"== {name}", flush=True)
+            self._play(known[name])
+        for name in known:
+            bench = self.out / name
+            if (bench / "results.md").is_file():
+                pictures = _ROOT / "docs" / "pictures"
+                shutil.copyfile(bench / "frontier.png", pictures / f"{name.replace('/', '-')}-frontier.png")
+                between("docs/public_sets.md", name, (bench / "results.md").read_text(encoding="utf-8").rstrip())
+
+    def _play(self, play: Play) -> None:
+        recording = self.out / "recordings" / play.name
+        if not (recording / "meta.json").is_file():
+            _run(self._import(play, recording))
+        arguments = ["bench", "--env", f"routegym/{_ENVS[play.kind]}-v0", "--recording", str(recording)]
+        arguments += ["--seeds", str(self.seeds), "--steps", str(self.steps), "--no-attainable"]
+        arguments += ["--lambdas", *map(str, _LAMBDAS), "--out", str(self.out / play.name)]
+        if play.folds:
+            arguments += ["--folds", str(play.folds)]
+        if self.policies:
+            arguments += ["--policies", *self.policies]
+        _run(arguments)
+
+    def _import(self, play: Play, recording: Path) -> list[str]:
+        assert self.data is not None
+        folder = self.data / play.set
+        arguments = ["import", "table", str(folder / "responses.csv.gz"), "-o", str(recording), "--name", play.set]
+        arguments += ["--queries", str(self.data / (play.queries or play.set) / "queries.jsonl.gz")]
+        arguments += ["--columns", *(f"{name}={column}" for name, column in play.columns.items())]
+        arguments += ["--kind", play.kind, "--text", play.text]
+        if play.verdict:
+            arguments += ["--verdict"]
+        if play.arms:
+            arguments += ["--arms", *play.arms]
+        if play.kind != "single_call":
+            arguments += ["--most-attempts", "3"]
+        if play.kind == "attempts":
+            turns = self.out / "turns" / f"{play.set}.parquet"
+            turns.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(_turns(folder / "steps.csv.gz"), turns)
+            arguments += ["--turns", str(turns)]
+        return arguments
+
+
+def _turns(path: Path) -> pa.Table:
+    """The turns under the names that `routegym import` knows."""
+    raw = pacsv.read_csv(path, convert_options=pacsv.ConvertOptions(strings_can_be_null=False))
+    if "obs" in raw.column_names:  # MINT: what the environment answered
+        names = {
+            "step": "turn",
+            "prompt_tok": "prompt_tokens",
+            "completion_tok": "completion_tokens",
+            "obs": "feedback",
+        }
+    else:  # InterCode: whether the command could be executed, and the reward
+        valid = pc.if_else(pc.equal(raw["valid"], 1.0), "ok", "error")
+        raw = raw.append_column("feedback", pc.fill_null(valid, "none"))
+        names = {"ctx_tokens_est": "prompt_tokens", "action_tokens": "completion_tokens"}
+    names |= {"query_id": "query", "model": "arm"}
+    kept = ("query_id", "model", "turn", "step", "feedback", "obs", "reward", *names)
+    table = raw.select([column for column in raw.column_names if column in kept])
+    return table.rename_columns([names.get(column, column) for column in table.column_names])
+
+
+def _run(arguments: list[str]) -> None:
+    print(f"$ {shlex.join(['routegym', *arguments])}", flush=True)
+    subprocess.run([str(Path(sys.executable).with_name("routegym")), *arguments], check=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(PublicSets, description=__doc__).run()

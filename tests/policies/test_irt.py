@@ -1,0 +1,153 @@
+"""Item response theory with planning: on small worlds whose best plan can be worked out by hand."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from routegym.core import RoutingVectorEnv
+from routegym.errors import ConfigError
+from routegym.graph.imports import RoutingData, to_recording
+from routegym.graph.library import load_recording
+from routegym.policies.algorithm import Problem
+from routegym.policies.irt import IRT, IRTPolicy
+
+pytest.importorskip("torch")
+
+N = 300
+FAST = IRT(penalties=(1.0,))
+
+
+def recording_of(solved, costs, kind="cascade", verdict=True, turns=None, most=2):
+    """A recording of tasks without any text features; `solved` bool (n, arms), `costs` one for each arm."""
+    names = [f"arm{arm}" for arm in range(solved.shape[1])]
+    rows = [(f"q{q}", name, float(solved[q, a]), costs[a]) for q in range(len(solved)) for a, name in enumerate(names)]
+    columns = dict(zip(("query", "arm", "score", "cost_usd"), map(list, zip(*rows, strict=True)), strict=True))
+    ids = [f"q{q}" for q in range(len(solved))]
+    splits = ["train" if q % 3 else "test" for q in range(len(solved))]
+    asked = pa.table({"query": ids, "prompt": ids, "split": splits})
+    data = RoutingData("made", pa.table(columns), asked, turns=turns, verdict=verdict)
+    return to_recording(data, kind, arms=names, most_attempts=most, text="none").recording
+
+
+def choices(policy, recording, price, *actions):
+    """Actions of the policy at a price of cost after a path, over the test tasks where it goes on."""
+    tasks = recording.split("test")
+    env = RoutingVectorEnv(len(tasks), recording, split="test", autoreset_mode="Disabled")
+    observation, _ = env.reset(seed=0, options={"task_id": tasks, "lambda": price})
+    alive = np.ones(len(tasks), dtype=bool)
+    for action in actions:
+        observation, _, terminated, _, _ = env.step(np.full(len(tasks), action))
+        alive &= ~terminated
+    found, _ = policy.predict(observation, action_masks=env.action_masks())
+    return found[alive]
+
+
+def independent(seed=0):
+    rng = np.random.default_rng(seed)
+    return np.column_stack([rng.random(N) < 0.5, rng.random(N) < 0.9])
+
+
+def test_the_cheaper_chance_is_tried_first_and_then_the_dear_one() -> None:
+    recording = recording_of(independent(), (0.1, 1.0))
+    policy = FAST.fit(Problem(recording))
+    assert (choices(policy, recording, 0.2) == 0).all()  # .1 / .5 < 1 / .9
+    assert (choices(policy, recording, 0.2, 0) == 1).all()
+
+
+def test_nothing_is_tried_that_is_not_worth_its_price() -> None:
+    recording = recording_of(independent(), (0.1, 1.0))
+    policy = FAST.fit(Problem(recording))
+    scale = recording.cost_scale_usd
+    assert (choices(policy, recording, 0.95 * scale, 0) == 2).all()  # .9 - .95 < 0: stop
+    assert (choices(policy, recording, 7.0 * scale) == 2).all()  # .5 - 7 * .1 < 0: not even the cheap one
+
+
+def test_without_a_verdict_the_best_one_is_called_and_handed_in() -> None:
+    recording = recording_of(independent(), (0.1, 1.0), verdict=False)
+    policy = FAST.fit(Problem(recording))
+    assert (choices(policy, recording, 0.0) == 1).all()
+    assert (choices(policy, recording, 0.8 * recording.cost_scale_usd) == 0).all()  # .5 - .08 > .9 - .8
+    assert (choices(policy, recording, 0.0, 1) == 2).all()
+
+
+def test_a_failure_tells_how_hard_the_task_is() -> None:
+    rng = np.random.default_rng(1)
+    hard = rng.random(N) < 0.5
+    solved = np.column_stack([~hard, np.where(hard, rng.random(N) < 0.1, True), rng.random(N) < 0.6])
+    recording = recording_of(solved, (0.1, 0.2, 0.5), most=3)
+    policy = FAST.fit(Problem(recording))
+    env = RoutingVectorEnv(1, recording, split="test", autoreset_mode="Disabled")
+    before, _ = env.reset(seed=0, options={"task_id": recording.split("test")[hard[recording.split("test")]][:1]})
+    after, *_ = env.step(np.array([0]))
+    p, q = (policy.predicted(observation)[0] for observation in (before, after))
+    assert p[1] > 0.45
+    assert q[1] < 0.3  # arm1 fails where arm0 does
+    assert abs(q[2] - 0.6) < 0.12  # arm2 has nothing to do with it
+    assert p[3] == 0  # a control predicts nothing
+
+
+def test_an_attempt_that_is_known_to_fail_is_abandoned() -> None:
+    rng = np.random.default_rng(2)
+    solved = np.column_stack([rng.random(N) < 0.5, np.ones(N, dtype=bool)])
+    rows = []
+    for q in range(N):
+        first = "ok" if solved[q, 0] else "error"  # the first turn of arm0 tells
+        rows += [(f"q{q}", "arm0", turn, first if turn == 0 else "ok", 10) for turn in range(4)]
+        rows += [(f"q{q}", "arm1", 0, "ok", 10)]
+    names = ("query", "arm", "turn", "feedback", "completion_tokens")
+    turns = pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+    recording = recording_of(solved, (0.4, 0.9), kind="attempts", turns=turns)
+    policy = FAST.fit(Problem(recording))
+    tasks = recording.split("test")
+    assert (choices(policy, recording, 0.1) == 0).all()
+    env = RoutingVectorEnv(len(tasks), recording, split="test", autoreset_mode="Disabled")
+    env.reset(seed=0, options={"task_id": tasks, "lambda": 0.3})
+    observation, *_ = env.step(np.zeros(len(tasks), dtype=np.int64))
+    found, _ = policy.predict(observation, action_masks=env.action_masks())
+    assert (found[solved[tasks, 0]] == 0).all()  # it goes on
+    assert (found[~solved[tasks, 0]] == 1).all()  # it is handed on
+
+
+def test_a_hard_budget_is_planned_with() -> None:
+    recording = recording_of(independent(), (0.1, 1.0))
+    policy = FAST.fit(Problem(recording))
+    tasks = recording.split("test")
+    env = RoutingVectorEnv(len(tasks), recording, split="test", budget_usd=1.05, autoreset_mode="Disabled")
+    observation, _ = env.reset(seed=0, options={"task_id": tasks, "lambda": 0.0})
+    found, _ = policy.predict(observation, action_masks=env.action_masks())
+    assert (found == 1).all()  # after the cheap one the dear one could not be paid any more
+
+
+def test_it_is_the_same_after_saving() -> None:
+    recording = recording_of(independent(), (0.1, 1.0))
+    policy = FAST.fit(Problem(recording))
+    settings, arrays = policy.to_state()
+    again = IRTPolicy.from_state(recording, settings, arrays)
+    env = RoutingVectorEnv(32, recording, lambda_=(0.0, 2.0))
+    observation, _ = env.reset(seed=0)
+    np.testing.assert_array_equal(again.predict(observation)[0], policy.predict(observation)[0])
+
+
+def test_the_penalty_is_chosen_on_tasks_left_out() -> None:
+    rng = np.random.default_rng(3)
+    recording = recording_of(np.column_stack([rng.random(N) < 0.5, rng.random(N) < 0.9]), (0.1, 1.0))
+    records: list[dict[str, float]] = []
+
+    class Notes:
+        def report(self, record):
+            records.append(record)
+
+    IRT(penalties=(0.1, 30.0)).fit(Problem(recording), training=Notes())  # type: ignore[arg-type]
+    assert records[0]["penalty"] in (0.1, 30.0)
+    assert 0 < records[0]["value"] < 1
+
+
+def test_tasks_of_several_steps_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"irt plans whole attempts.*'agent_steps'.*take predict_then_plan"):
+        FAST.fit(Problem(load_recording("agent_steps")))
+
+
+@pytest.mark.parametrize("penalties", [(), (0.0,), (1.0, -1.0)])
+def test_bad_penalties(penalties: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="penalties"):
+        IRT(penalties=penalties)
