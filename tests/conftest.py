@@ -23,3 +23,13 @@ import pytest  # noqa: E402
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Small complete recordings by kind, see `helpers.saved`."""
     return helpers.saved(tmp_path_factory.getbasetemp() / "recordings")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real recorded routing data, which are not shipped: in $ROUTEGYM_DATA, or in shared/data beside the checkout."""
+    named = os.environ.get("ROUTEGYM_DATA")
+    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no data in {folder}; name their folder in ROUTEGYM_DATA")
+    return folder

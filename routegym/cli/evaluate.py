@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["Evaluate", "compare", "draw", "open_run", "wide_console", "write_results"]
 
 
+_BASELINES = ("random", "first_large_k", "confidence_cascade")
+
+
 @dataclass(frozen=True)
 class Evaluate:
     """Evaluate a trained policy on held-out tasks over a range of hard budgets and prices of cost.
@@ -40,8 +43,9 @@ class Evaluate:
     """Tasks to evaluate on: train, val, test or all."""
     budgets: tuple[float, ...] = ()
     """Hard caps in USD; 10 over the recording's range by default."""
-    baselines: tuple[str, ...] = ("random", "first_large_k", "confidence_cascade")
-    """Algorithms to fit and evaluate beside it."""
+    baselines: tuple[str, ...] | None = None
+    """Algorithms to fit and evaluate beside it; random, first_large_k and confidence_cascade by default, as far as the
+    recording has what they need."""
     attainable: bool = False
     """Work out the attainable bound as well, which takes about a minute; see docs/results.md."""
     recording: str | None = None
@@ -85,7 +89,7 @@ class Evaluate:
         algo = run.config.algo
         columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.description}"))
         with Progress(*columns, console=Console(stderr=True)) as bar:
-            line = bar.add_task("", total=len({algo, *self.baselines}) + 2, completed=-1)
+            line = bar.add_task("", total=len({algo, *(self.baselines or _BASELINES)}) + 2, completed=-1)
 
             def tell(description: str) -> None:
                 bar.update(line, description=description, advance=1)
@@ -118,7 +122,7 @@ def compare(
     policies: Mapping[int, Policy],
     split: str,
     budgets: Sequence[float],
-    baselines: Sequence[str],
+    baselines: Sequence[str] | None,
     attainable: bool,
     seed: int,
     tell: Callable[[str], None],
@@ -134,6 +138,7 @@ def compare(
     Returns:
         The comparison, and all policies in it by name and seed.
     """
+    from routegym.errors import ConfigError
     from routegym.evaluation.attainable import attainable_policy
     from routegym.evaluation.comparison import Comparison, Entry
     from routegym.evaluation.outcomes import Grid, play
@@ -143,10 +148,16 @@ def compare(
 
     grid = Grid.of(recording, budgets or None)
     entries, found = {}, {config.algo: policies}
-    for name in (config.algo, *(name for name in baselines if name != config.algo)):
+    beside = _BASELINES if baselines is None else baselines
+    for name in (config.algo, *(name for name in beside if name != config.algo)):
         tell(name)
         if name not in found:
-            found[name] = {0: tuned(name, config.env).fit(Problem(recording), seed)}
+            try:
+                found[name] = {0: tuned(name, config.env).fit(Problem(recording), seed)}
+            except ConfigError:
+                if baselines is not None:
+                    raise
+                continue  # it needs a signal that the recording does not have, and nobody asked for it
         played, validated = (
             {number: play(policy, recording, side, grid, seed) for number, policy in found[name].items()}
             for side in (split, "val")

@@ -14,6 +14,7 @@ from routegym.cli.doctor import Doctor
 from routegym.cli.enjoy import Enjoy
 from routegym.cli.evaluate import Evaluate
 from routegym.cli.export import Export
+from routegym.cli.import_ import Import, import_help
 from routegym.cli.pool import Pool
 from routegym.cli.record import Record
 from routegym.cli.recording import Recording
@@ -35,6 +36,7 @@ examples:
   routegym enjoy runs/agent_steps --budget-usd 0.001
   routegym pool check pool.yaml                   whether the models of a pool answer, and at what price
   routegym record --pool pool.yaml --tasks tasks.jsonl --spend-cap 5 --out recordings/mine
+  routegym import table results.csv -o recordings/theirs     somebody else's results as a recording
   routegym doctor                                 what is installed and what is missing
 """
 
@@ -43,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command; a mistake of the user's is one line on stderr and exit code 2."""
     given = sys.argv[1:] if arguments is None else arguments
     command: Any = tyro.cli(
-        _commands(brief=not given or given[0].startswith("-")),
+        _commands(given),
         prog="routegym",
         description=_ABOUT,
         args=given,
@@ -62,11 +64,17 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def _commands(brief: bool) -> Any:
-    """The union of all commands; `brief` leaves all but the first line of their descriptions to their own help."""
+def _commands(given: list[str]) -> Any:
+    """The union of all commands; where none is given, the first line of what each says of itself is enough."""
+    brief = not given or given[0].startswith("-")
     found: list[Any] = []
-    for command in (Train, Evaluate, Bench, Report, Enjoy, Record, Recording, Export, Tasks, Pool, Doctor):
+    for command in (Train, Evaluate, Bench, Report, Enjoy, Record, Recording, Import, Export, Tasks, Pool, Doctor):
         text = str(command.__doc__).partition("\n\n")[0].strip()
+        if command is Import and given[:1] == ["import"]:
+            text = import_help()
+        elif not brief:
+            found.append(command)
+            continue
         named = tyro.conf.subcommand(command.__name__.lower(), description=text)
-        found.append(Annotated[command, named] if brief else command)
+        found.append(Annotated[command, named])
     return reduce(or_, found)

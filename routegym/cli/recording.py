@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from routegym.evaluation.diff import Change, RecordingDifference
+    from routegym.evaluation.leaks import Leak
     from routegym.evaluation.report import Table
 
 __all__ = ["Recording", "writing"]
@@ -62,13 +63,18 @@ class Info:
 
 @dataclass(frozen=True)
 class Validate:
-    """Check recordings whole: files, indices, numbers and content hash. Exit code 2 if one is bad."""
+    """Check recordings whole: files, indices, numbers, content hash, and leaks. Exit code 2 if one is bad.
+
+    A leak is a warning: prompts of one split in another, or a column that gives a score away; see docs/import.md.
+    """
 
     recordings: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Shipped recordings' names or recording folders."""
+    run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
+    """A run folder: warn of what it was trained on and must not be evaluated on."""
 
     def run(self) -> None:
-        """Print one line for each."""
+        """Print a line for each, and one for each of its leaks."""
         from routegym.errors import ConfigError, RoutegymError
 
         if not self.recordings:
@@ -76,7 +82,8 @@ class Validate:
         bad = 0
         for name in self.recordings:
             try:
-                print(f"{name}: {_check(name)}")
+                said, leaks = _check(name, self.run_folder)
+                print(f"{name}: {said}", *(f"{name}: warning: {leak}" for leak in leaks), sep="\n")
             except RoutegymError as error:
                 bad += 1
                 print(f"{name}: BAD: {' '.join(str(error).split())}")
@@ -224,11 +231,12 @@ def _folder(source: str) -> Path:
     return shipped if (shipped / "meta.json").is_file() else Path(source)
 
 
-def _check(source: str) -> str:
-    """What there is to say of a sound recording."""
+def _check(source: str, run: Path | None) -> tuple[str, list[Leak]]:
+    """What there is to say of a sound recording, and its leaks."""
     import tempfile
 
     from routegym.errors import RecordingError
+    from routegym.evaluation.leaks import find_leaks
     from routegym.graph import storage
     from routegym.graph.recording import Recording as GraphRecording
 
@@ -242,7 +250,8 @@ def _check(source: str) -> str:
         )
     graph = recording.graph
     whole = "complete" if graph.complete else "not complete"
-    return f"sound, {graph.n_tasks:,} tasks, {graph.n_edges:,} choices, {whole}, content hash {content_hash[:12]}"
+    said = f"sound, {graph.n_tasks:,} tasks, {graph.n_edges:,} choices, {whole}, content hash {content_hash[:12]}"
+    return said, find_leaks(recording, run)
 
 
 def _show(table: Table, console: Console) -> None:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Report"]
 
-_BASELINES = ("random", "first_large_k", "confidence_cascade")  # of a run that was never evaluated
-
 
 @dataclass(frozen=True)
 class Report:
@@ -128,7 +126,7 @@ def _of_train(
         policies,
         split,
         former.get("budgets_usd", ()),
-        names if former else _BASELINES,
+        names if former else None,
         former.get("attainable") is not None,
         0,
         tell,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from routegym.policies.algorithm import Problem
     from routegym.tracking.run import Run
 
-__all__ = ["Train"]
+__all__ = ["Train", "changes"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Train:
             raise ConfigError(f"seed = {self.seed}, seeds = {self.seeds}; expected seed >= 0 and seeds >= 1")
         kind = kind_of(self.env)
         sys.path.insert(0, os.getcwd())  # a module of one's own beside the command
-        algorithm: Any = tuned(self.algo, self.env, {"steps": self.steps, **_changes(self.set)})
+        algorithm: Any = tuned(self.algo, self.env, {"steps": self.steps, **changes(self.set)})
         _threads(self.threads)
         with ExitStack() as stack:
             run, problem, origin = self._live(kind, stack) if self.live else self._recorded(kind)
@@ -202,8 +202,8 @@ def _train_seeds(run: Run, problem: Problem, algorithm: Any, console: Any) -> No
     run.tidy_metrics()
 
 
-def _changes(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """Hyperparameters given as name=value; a value is read as YAML."""
+def changes(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """What is given as name=value, after --set; a value is read as YAML."""
     import yaml
 
     from routegym.errors import ConfigError

@@ -22,10 +22,12 @@ __all__ = [
     "call_table",
     "kind_table",
     "outcome_table",
+    "plain_markdown",
     "price_table",
     "provenance_text",
     "recording_card",
     "setting_table",
+    "table_markdown",
     "task_table",
 ]
 
@@ -42,22 +44,22 @@ def recording_card(recording: Recording) -> str:
         f"A routegym recording of kind `{found.kind}`: "
         f"{len(recording.tasks):,} tasks, {len(found.arms)} arms, {found.situations:,} situations, "
         f"{found.calls:,} recorded calls; {whole}.",
-        f"- content hash: `{found.content_hash or 'not saved yet'}`\n- licence: {_cell(found.licence)}",
+        f"- content hash: `{found.content_hash or 'not saved yet'}`\n- licence: {plain_markdown(found.licence)}",
         "## Load it",
         _how_to_load(recording),
         "## Tasks",
-        _markdown(task_table(found)),
+        table_markdown(task_table(found)),
         _examples(recording),
         "## Arms",
-        _markdown(setting_table(recording)),
-        _markdown(price_table(recording)),
+        table_markdown(setting_table(recording)),
+        table_markdown(price_table(recording)),
         "## What they bring",
-        _markdown(outcome_table(found)),
+        table_markdown(outcome_table(found)),
         _gap(found),
     ]
     if len(found.tasks) > 1:
-        parts += ["Mean score by kind of task:", _markdown(kind_table(found))]
-    parts += ["## What a call takes", _markdown(call_table(found))]
+        parts += ["Mean score by kind of task:", table_markdown(kind_table(found))]
+    parts += ["## What a call takes", table_markdown(call_table(found))]
     parts += ["## How it was made", _made(found)]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
@@ -197,7 +199,7 @@ def _examples(recording: Recording) -> str:
     lines = ["Examples, cut short:", "", "| id | prompt | reference |", "| --- | --- | --- |"]
     for task in chosen[:_EXAMPLES]:
         cells = tasks.ids[task], _cut(tasks.prompts[task], _PROMPT), _cut(tasks.references[task], _REFERENCE)
-        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+        lines.append(f"| {' | '.join(map(plain_markdown, cells))} |")
     return "\n".join(lines)
 
 
@@ -233,7 +235,7 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def _markdown(table: Table) -> str:
+def table_markdown(table: Table) -> str:
     """The table with cells that cannot break it."""
     cells = [
         tuple(" ".join(cell.split()).replace("|", "\\|").replace("<", "&lt;") for cell in row) for row in table.rows
@@ -241,7 +243,7 @@ def _markdown(table: Table) -> str:
     return replace(table, rows=cells).markdown()
 
 
-def _cell(text: str) -> str:
+def plain_markdown(text: str) -> str:
     """Text that means nothing to Markdown."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     for sign in "\\`*_[]|#~":

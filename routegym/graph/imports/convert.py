@@ -19,13 +19,26 @@ from routegym.graph.recording import Recording
 from routegym.pool.arms import Arm, Price, PriceTable
 from routegym.tasks.taskset import SPLITS, TaskSet, split_of
 
-__all__ = ["Imported", "Text", "to_recording"]
+__all__ = ["Imported", "KeptRows", "Text", "to_recording"]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Text = Literal["tfidf", "minilm", "hashing", "none"]
 
 _CALLS = 2  # in an episode of a cascade or of attempts, unless something else is asked for
+
+
+@dataclass(frozen=True)
+class KeptRows:
+    """The rows that a recording was made of, (n,) each; repeated trials are several rows."""
+
+    task: Ints
+    """Number of the task in the recording."""
+    arm: Ints
+    """Number of the arm."""
+    score: Floats
+    cost_usd: Floats
+    """As stated, or tokens at the prices of the source."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,7 @@ class Imported:
     """Queries put into another split because the same prompt is held out there."""
     masked: int
     """(query, arm) pairs without a row: those arms are not legal for those queries."""
+    kept: KeptRows
 
 
 def to_recording(
@@ -108,7 +122,8 @@ def to_recording(
     )
     fill_graph(recording, kind, table, 1 if kind == "single_call" else most_attempts)
     recording.fix_scales()
-    return Imported(recording, data, dict(rows.dropped), moved, len(tasks) * len(names) - rows.pairs)
+    kept = KeptRows(table.task, rows.arm, rows.score, rows.cost)
+    return Imported(recording, data, dict(rows.dropped), moved, len(tasks) * len(names) - rows.pairs, kept)
 
 
 class _Rows:
@@ -177,6 +192,11 @@ class _Rows:
         if not kept.any():
             raise ImportDataError(
                 f"{self.data.name}: no attempt has its turns; check query, arm and trial of the turns"
+            )
+        without = np.flatnonzero(np.bincount(self.arm[kept], minlength=len(self.arms)) == 0)
+        if len(without):
+            raise ImportDataError(
+                f"{self.data.name}: no attempt of arm {self.arms[without[0]]!r} has its turns; name the other arms"
             )
         self._note("of attempts whose turns are missing", int((~kept).sum()))
         self._take(np.flatnonzero(kept))

@@ -53,7 +53,7 @@ def reader_of(name: str) -> Callable[..., RoutingData]:
     return found
 
 
-def read_data(name: str, source: Path | str, **options: Any) -> RoutingData:
+def read_data(name: str, source: Path | str, /, **options: Any) -> RoutingData:
     """Read a source of a named format.
 
     Args:
@@ -75,7 +75,7 @@ def read_data(name: str, source: Path | str, **options: Any) -> RoutingData:
     return data if prices is None else with_prices(data, prices)
 
 
-def import_data(name: str, source: Path | str, **options: Any) -> Imported:
+def import_data(name: str, source: Path | str, /, **options: Any) -> Imported:
     """A recording of a source of a named format.
 
     Args:
@@ -95,7 +95,7 @@ def import_data(name: str, source: Path | str, **options: Any) -> Imported:
 def importer(name: str) -> Callable[..., Imported]:
     """`import_data` of one format, as a function of the source and the options."""
 
-    def imported(source: Path | str, **options: Any) -> Imported:
+    def imported(source: Path | str, /, **options: Any) -> Imported:
         return import_data(name, source, **options)
 
     imported.__name__ = imported.__qualname__ = f"import_{name}"

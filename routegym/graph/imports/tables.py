@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +12,12 @@ import pyarrow.compute as pc
 
 from routegym.errors import ImportDataError
 from routegym.graph.imports.data import QUERIES, RESPONSES, TURNS, RoutingData
-from routegym.graph.imports.reading import COLUMNS, Column, file_sha256, read_table
+from routegym.graph.imports.reading import COLUMNS, Column, cell_error, file_sha256, read_table
 
 __all__ = ["read_outcomes", "read_prices", "read_steps", "read_turns", "with_prices"]
 
 _TOKENS = ("prompt_tokens", "completion_tokens")
+_JOINED = ("query", "arm")  # what several columns may make
 _PRICES = {
     "arm": COLUMNS["arm"],
     "usd_in_per_m": Column("number", high=1e5),
@@ -47,7 +48,9 @@ def read_outcomes(
         turns: a table of ``query``, ``arm``, ``turn`` and ``feedback``, and perhaps ``prompt_tokens``,
             ``completion_tokens``, ``cost_usd``, ``reward`` and ``trial``.
         prices: see `with_prices`.
-        columns: where a column has another name in the files, for example ``{"arm": "model"}``.
+        columns: where a column has another name in the files, for example ``{"arm": "model"}``, or in one of them:
+            ``{"turns.arm": "model"}``. Where several columns make a query or an arm: ``{"arm": "model+effort"}``; what
+            they hold is joined by slashes, without empty cells.
         delimiter: of CSV files.
         verdict: whether the environment told at run time if an attempt had succeeded.
         name: of the data set; the name of the source by default.
@@ -59,12 +62,14 @@ def read_outcomes(
     _check_names(renamed)
     own = {"prompt": Column("text", optional=True)} | {c: COLUMNS[c] for c in QUERIES if c not in ("query", "prompt")}
     wanted = {column: COLUMNS[column] for column in RESPONSES} | (own if queries is None else {})
-    table = _read(source, wanted, renamed, delimiter)
+    table = _read(source, wanted, _named(renamed), delimiter)
     responses = table.select([column for column in table.column_names if column in RESPONSES])
-    if queries is None:
-        asked = _queries_of(table, Path(source))
-    else:
-        asked = _read(queries, {column: COLUMNS[column] for column in QUERIES}, renamed, delimiter)
+    _refuse_doubles(table, ("query", "arm", "trial"), source, _named(renamed), delimiter, _TRIALS)
+    asked = (
+        _queries_of(table, source, renamed, delimiter)
+        if queries is None
+        else _read_queries(queries, renamed, delimiter)
+    )
     steps = None if turns is None else read_turns(turns, renamed, delimiter)
     files = [Path(path) for path in (source, queries, turns) if path is not None]
     data = RoutingData(
@@ -80,7 +85,12 @@ def read_outcomes(
 
 def read_turns(path: Path | str, columns: Mapping[str, str] | None = None, delimiter: str | None = None) -> pa.Table:
     """A table with one row per turn of an attempt; see `read_outcomes`."""
-    return _read(path, {column: COLUMNS[column] for column in TURNS}, dict(columns or {}), delimiter)
+    renamed = dict(columns or {})
+    _check_names(renamed)
+    names = _named(renamed, "turns")
+    table = _read(path, {column: COLUMNS[column] for column in TURNS}, names, delimiter)
+    _refuse_doubles(table, _ATTEMPT, path, names, delimiter, _TRIALS)
+    return table
 
 
 def read_prices(
@@ -91,8 +101,10 @@ def read_prices(
     Raises:
         ImportDataError: naming file, line and field; or an arm has two prices.
     """
-    table = _read(path, _PRICES, dict(columns or {}), delimiter)
-    _refuse_doubles(path, table)
+    renamed = dict(columns or {})
+    _check_names(renamed)
+    table = _read(path, _PRICES, _named(renamed, "prices"), delimiter)
+    _refuse_doubles(table, ("arm",), path, _named(renamed, "prices"), delimiter, "one price of each arm")
     arms = table["arm"].to_pylist()
     usd = (table["usd_in_per_m"].to_pylist(), table["usd_out_per_m"].to_pylist())
     return {arm: (prompt, completion) for arm, prompt, completion in zip(arms, *usd, strict=True)}
@@ -121,10 +133,12 @@ def read_steps(
     """
     renamed = dict(columns or {})
     _check_names(renamed)
-    table = _read(source, {column: COLUMNS[column] for column in (*TURNS, "score")}, renamed, delimiter)
+    table = _read(source, {column: COLUMNS[column] for column in (*TURNS, "score")}, _named(renamed), delimiter)
+    _refuse_doubles(table, _ATTEMPT, source, _named(renamed), delimiter, _TRIALS)
     keys = [column for column in ("query", "arm", "trial") if column in table.column_names]
     ordered = table.sort_by([(column, "ascending") for column in (*keys, "turn")])
-    sums = [(column, "sum") for column in ("cost_usd", *_TOKENS) if column in table.column_names]
+    whole_sum = pc.ScalarAggregateOptions(skip_nulls=False)  # of turns that are not all known, nothing is known
+    sums = [(column, "sum", whole_sum) for column in ("cost_usd", *_TOKENS) if column in table.column_names]
     whole = ordered.group_by(keys, use_threads=False).aggregate([("score", "last"), *sums])
     plain = [column.removesuffix("_sum").removesuffix("_last") for column in whole.column_names]
     responses = whole.rename_columns(plain)
@@ -132,7 +146,7 @@ def read_steps(
         ids = responses["query"].unique()
         asked = pa.table({"query": ids, "prompt": ids})
     else:
-        asked = _read(queries, {column: COLUMNS[column] for column in QUERIES}, renamed, delimiter)
+        asked = _read_queries(queries, renamed, delimiter)
     files = [Path(path) for path in (source, queries) if path is not None]
     data = RoutingData(
         name=name or Path(source).name.partition(".")[0],
@@ -160,16 +174,18 @@ def with_prices(
     Raises:
         ImportDataError: naming file, line and field; or calls are given a price where costs are stated.
     """
-    path, names = Path(path), dict(columns or {})
+    path, renamed = Path(path), dict(columns or {})
+    _check_names(renamed)
+    names = _named(renamed, "prices")
     optional = {"usd_per_call": Column("number", optional=True, high=1e4)}
     per_call = "usd_per_call" in _read(path, {"arm": COLUMNS["arm"]} | optional, names, delimiter).column_names
     files = {**data.files, path.name: file_sha256(path)}
     if not per_call:
-        return replace(data, prices=read_prices(path, names, delimiter), files=files)
+        return replace(data, prices=read_prices(path, renamed, delimiter), files=files)
     if "cost_usd" in data.responses.column_names:
         raise ImportDataError(f"{path}: prices of calls, but {data.name} states costs; leave the prices out")
     table = _read(path, _CALLS, names, delimiter)
-    _refuse_doubles(path, table)
+    _refuse_doubles(table, ("arm",), path, names, delimiter, "one price of each arm")
     responses = data.responses.combine_chunks()
     price = table["usd_per_call"].take(pc.index_in(responses["arm"], value_set=table["arm"].combine_chunks()))
     cost = pc.multiply(price, _turns_of(responses, data.turns))
@@ -197,40 +213,105 @@ def _with_trial(table: pa.Table) -> pa.Table:
     return table.set_column(table.column_names.index("trial"), "trial", pc.fill_null(table["trial"], 0))
 
 
-def _refuse_doubles(path: Path | str, table: pa.Table) -> None:
-    arms = table["arm"].to_pylist()
-    twice = sorted({arm for arm in arms if arms.count(arm) > 1})
-    if twice:
-        raise ImportDataError(f"{path}, field 'arm': {twice[0]!r} occurs twice; keep one price")
-
-
 def _read(
     path: Path | str, wanted: Mapping[str, Column], renamed: Mapping[str, str], delimiter: str | None
 ) -> pa.Table:
     names = {column: name for column, name in renamed.items() if column in wanted}
-    return read_table(path, wanted, names, delimiter=delimiter)
+    joined = {column: name.split("+") for column, name in names.items() if column in _JOINED and "+" in name}
+    if not joined:
+        return read_table(path, wanted, names, delimiter=delimiter)
+    parts = {part: Column("name", optional=True, most=400) for found in joined.values() for part in found}
+    plain = {column: kind for column, kind in wanted.items() if column not in joined}
+    both = sorted(set(parts) & set(plain))
+    if both:
+        raise ImportDataError(f"columns makes {both[0]!r} part of a name, and it is a column of its own; rename it")
+    table = read_table(path, plain | parts, {c: n for c, n in names.items() if c in plain}, delimiter=delimiter)
+    for column, found in joined.items():
+        missing = [part for part in found if part not in table.column_names]
+        if len(missing) == len(found):
+            raise ImportDataError(f"{path}: no value in any of the columns {', '.join(found)}; name others (--columns)")
+        cells = [table[part].combine_chunks() for part in found if part not in missing]
+        cells = [pc.if_else(pc.equal(part, ""), pa.scalar(None, pa.string()), part) for part in cells]
+        name = pc.binary_join_element_wise(*cells, "/", null_handling="skip")
+        table = table.append_column(column, name).drop_columns([part for part in found if part in table.column_names])
+    return table
 
 
-def _queries_of(table: pa.Table, source: Path) -> pa.Table:
+def _queries_of(table: pa.Table, source: Path | str, renamed: Mapping[str, str], delimiter: str | None) -> pa.Table:
     """The queries of a table that has them in its rows; without prompts their ids stand for them."""
     found = [column for column in QUERIES if column in table.column_names]
-    asked = table.select(found).combine_chunks()
+    every = table.select(found).combine_chunks()
     if "prompt" not in found:
-        ids = asked["query"].unique()
-        return pa.table({"query": ids, "prompt": ids})
-    asked = asked.group_by(found, use_threads=False).aggregate([])
+        every = every.append_column("prompt", every["query"])
+    asked = every.group_by(every.column_names, use_threads=False).aggregate([])
     seen = pc.value_counts(asked["query"].combine_chunks())
     several = pc.greater(seen.field("counts"), 1)
     if pc.any(several).as_py():
-        name = seen.field("values").filter(several)[0].as_py()
-        raise ImportDataError(
-            f"{source}: query {name!r} has several prompts, kinds, references or splits; give it one, or number trials"
-        )
+        name = seen.field("values").filter(several)[0]
+        rows = np.flatnonzero(pc.equal(every["query"], name).to_numpy())
+        first = every.slice(rows[0], 1).to_pylist()[0]
+        for row in rows[1:].tolist():
+            for column, value in every.slice(row, 1).to_pylist()[0].items():
+                if value != first[column]:
+                    expected = f"the same as in the first row of query {name.as_py()!r}, or another id for the query"
+                    raise cell_error(source, row, renamed.get(column, column), value, expected, delimiter)
     return asked
+
+
+def _read_queries(path: Path | str, renamed: Mapping[str, str], delimiter: str | None) -> pa.Table:
+    names = _named(renamed, "queries")
+    table = _read(path, {column: COLUMNS[column] for column in QUERIES}, names, delimiter)
+    _refuse_doubles(table, ("query",), path, names, delimiter, "one row per query")
+    return table
+
+
+_ATTEMPT = ("query", "arm", "trial", "turn")
+_TRIALS = "one row of each; drop the double, or number repeated trials in a column trial"
+
+
+def _refuse_doubles(
+    table: pa.Table,
+    keys: Sequence[str],
+    path: Path | str,
+    names: Mapping[str, str],
+    delimiter: str | None,
+    expected: str,
+) -> None:
+    """Name the first row that has the same keys as an earlier one."""
+    keys = [key for key in keys if key in table.column_names]
+    code = np.zeros(len(table), dtype=np.int64)
+    for key in keys:
+        column = table[key].combine_chunks()
+        number = column.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64) + 1
+        code = code * (int(number.max()) + 1) + number
+    order = np.argsort(code, kind="stable")
+    double = np.flatnonzero(code[order][1:] == code[order][:-1])
+    if not len(double):
+        return
+    row = int(order[double + 1].min())
+    shown = ", ".join(f"{key} {table[key][row].as_py()!r:.60}" for key in keys)
+    first = int(np.flatnonzero(code == code[row])[0])
+    last = names.get(keys[-1], keys[-1])
+    raise cell_error(
+        path, row, last, table[keys[-1]][row].as_py(), f"{expected} ({shown}: first in row {first + 1})", delimiter
+    )
+
+
+_TABLES = {"queries": QUERIES, "turns": TURNS, "prices": {**_PRICES, **_CALLS}}
+
+
+def _named(renamed: Mapping[str, str], table: str = "") -> dict[str, str]:
+    """The names that hold in a table: those of all tables, and its own."""
+    own = {column.partition(".")[2]: name for column, name in renamed.items() if column.partition(".")[0] == table}
+    return {column: name for column, name in renamed.items() if "." not in column} | own
 
 
 def _check_names(renamed: Mapping[str, str]) -> None:
     known = {*RESPONSES, *QUERIES, *TURNS, *_PRICES, *_CALLS}
     for column in renamed:
-        if column not in known:
-            raise ImportDataError(f"columns names {column!r}; expected some of {', '.join(sorted(known))}")
+        table, dot, name = column.partition(".")
+        if column not in known and not (dot and name in _TABLES.get(table, ())):
+            raise ImportDataError(
+                f"columns names {column!r}; expected some of {', '.join(sorted(known))}, or one of them after "
+                f"{', '.join(f'{table}.' for table in _TABLES)}"
+            )

@@ -76,7 +76,7 @@ def test_a_price_of_tokens_serves_every_format(tmp_path: Path) -> None:
 def test_prices_that_cannot_be(tmp_path: Path) -> None:
     source = routellm(tmp_path)
     twice = write(tmp_path / "twice.csv", "arm,usd_per_call\nweak,1\nweak,2\n")
-    with pytest.raises(ImportDataError, match=r"twice.csv, field 'arm': 'weak' occurs twice; keep one price"):
+    with pytest.raises(ImportDataError, match=r"twice.csv, line 3, field 'arm': 'weak'; expected one price"):
         read_data("routellm", source, prices=twice)
     other = write(tmp_path / "other.csv", "arm,price\nweak,1\n")
     with pytest.raises(ImportDataError, match=r"other.csv, line 1: no column 'usd_in_per_m'; it has arm, price"):

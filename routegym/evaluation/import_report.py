@@ -1,0 +1,365 @@
+"""What became of somebody else's table: rows, arms, oracle, units, and everything that looks odd."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from routegym.evaluation.card import plain_markdown, table_markdown
+from routegym.evaluation.leaks import Leak, find_leaks
+from routegym.evaluation.report import Table
+
+if TYPE_CHECKING:
+    from routegym.graph.imports import Imported, RoutingData
+    from routegym.graph.imports.convert import KeptRows
+
+__all__ = ["ArmReport", "ImportReport", "arm_table", "import_page", "import_report", "row_table"]
+
+_STATED = 0.005  # of accuracy that may differ from what the source says
+_PLAUSIBLE = (1e-3, 1e3)  # USD per million tokens
+_FACTOR = 1e3  # from the other arms, at which a unit is doubted: it is the one between thousands and millions
+_FITS = 0.9  # share of the variance of the costs that prices must explain to be believed
+_FEW = 10  # rows in which something constant says nothing
+_BIDIRECTIONAL = "[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ArmReport:
+    """One arm: in the source, and in the recording."""
+
+    name: str
+    rows: int
+    """Rows of the source."""
+    queries: int
+    """Queries of the source that it has a row for."""
+    score_of_all_rows: float
+    """Its mean score over all its rows, to be compared with what the source states."""
+    stated: float | None
+    """Its accuracy as the source states it."""
+    score: float
+    """Its mean score over the tasks of the recording that it was recorded for."""
+    cost_usd: float
+    """Its mean cost over them."""
+    prompt_tokens: float | None
+    """Mean over the rows that say it."""
+    completion_tokens: float | None
+    fitted: tuple[float, float] | None
+    """USD per million prompt and completion tokens that its costs come to; None where costs do not follow tokens."""
+    price: tuple[float, float] | None
+    """The same as the price list of the source says it."""
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """See `import_report`."""
+
+    name: str
+    kind: str
+    rows_read: int
+    rows_kept: int
+    dropped: Mapping[str, int]
+    """Rows that are not in the recording, by reason."""
+    queries_read: int
+    queries_kept: int
+    tasks: Mapping[str, int]
+    """Tasks of the recording by split."""
+    complete_arms: int
+    """Arms with a row for every query of the source."""
+    masked: int
+    """(query, arm) pairs of the recording without a row, which are not legal there."""
+    moved: int
+    """Queries put into another split because the same prompt is held out there."""
+    costs: str
+    """``stated`` dollars, or ``tokens`` at prices."""
+    arms: tuple[ArmReport, ...]
+    cheapest_arm: str
+    best_arm: str
+    oracle_score: float
+    """Mean of the best score of each task."""
+    oracle_cost_usd: float
+    """Mean cost of the cheapest arm with that score there."""
+    warnings: tuple[str, ...]
+    leaks: tuple[Leak, ...]
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, JSON-able."""
+        return {**asdict(self), "leaks": [{"kind": leak.kind, "what": str(leak)} for leak in self.leaks]}
+
+    def summary(self) -> dict[str, Any]:
+        """What is kept with the recording, JSON-able."""
+        names = ("rows_read", "rows_kept", "complete_arms", "moved", "masked", "cheapest_arm", "best_arm")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "oracle": [self.oracle_score, self.oracle_cost_usd],
+            "warnings": list(self.warnings),
+            "leaks": [leak.what for leak in self.leaks],
+        }
+
+
+def import_report(imported: Imported) -> ImportReport:
+    """Work out what there is to know of an import before anything is trained on it.
+
+    The oracle takes the best score of each query, ties to the arm that is cheapest there, also where no arm scores.
+    Trials of one (query, arm) count with their mean.
+    """
+    data, recording, kept = imported.data, imported.recording, imported.kept
+    names = [arm.name for arm in recording.arms]
+    score, cost = _matrices(kept, len(recording.tasks), len(names))
+    means, paid = np.nanmean(score, axis=0), np.nanmean(cost, axis=0)
+    top = np.nanmax(score, axis=1)
+    best_cost = np.where(score == top[:, None], cost, np.inf).min(axis=1)
+    rows = [data.responses.filter(pc.equal(data.responses["arm"], name)) for name in names]
+    arms = tuple(_arm(data, name, rows[arm], float(means[arm]), float(paid[arm])) for arm, name in enumerate(names))
+    asked = len(data.queries)
+    splits = recording.tasks.splits
+    return ImportReport(
+        name=recording.name,
+        kind=recording.kind,
+        rows_read=len(data.responses) + sum(data.dropped.values()),
+        rows_kept=len(kept.score),
+        dropped=dict(imported.dropped),
+        queries_read=asked,
+        queries_kept=len(recording.tasks),
+        tasks={name: splits.count(name) for name in dict.fromkeys(splits)},
+        complete_arms=sum(arm.queries == asked for arm in arms),
+        masked=imported.masked,
+        moved=imported.moved,
+        costs=recording.provenance["imported"]["costs"],
+        arms=arms,
+        cheapest_arm=names[int(np.argmin(paid))],
+        best_arm=names[int(np.argmax(means))],
+        oracle_score=float(top.mean()),
+        oracle_cost_usd=float(best_cost.mean()),
+        warnings=tuple(_warnings(data, arms, rows)),
+        leaks=tuple(find_leaks(recording)),
+        notes=tuple(data.notes),
+    )
+
+
+# -- numbers -----------------------------------------------------------------------------------
+def _matrices(kept: KeptRows, n_tasks: int, n_arms: int) -> tuple[Floats, Floats]:
+    """Mean score and cost of each (task, arm), (n_tasks, n_arms), NaN where there is no row."""
+    cell = kept.task * n_arms + kept.arm
+    count = np.bincount(cell, minlength=n_tasks * n_arms)
+    known = np.where(count > 0, count, np.nan)
+    score, cost = (np.bincount(cell, values, n_tasks * n_arms) / known for values in (kept.score, kept.cost_usd))
+    return score.reshape(n_tasks, n_arms), cost.reshape(n_tasks, n_arms)
+
+
+def _arm(data: RoutingData, name: str, rows: pa.Table, score: float, cost_usd: float) -> ArmReport:
+    return ArmReport(
+        name=name,
+        rows=len(rows),
+        queries=pc.count_distinct(rows["query"]).as_py(),
+        score_of_all_rows=float(pc.mean(rows["score"]).as_py()),
+        stated=data.stated.get(name),
+        score=score,
+        cost_usd=cost_usd,
+        prompt_tokens=_mean(rows, "prompt_tokens"),
+        completion_tokens=_mean(rows, "completion_tokens"),
+        fitted=_fitted_price(rows),
+        price=data.prices.get(name),
+    )
+
+
+def _mean(rows: pa.Table, column: str) -> float | None:
+    found = pc.mean(rows[column]).as_py() if column in rows.column_names else None
+    return None if found is None else float(found)
+
+
+def _fitted_price(rows: pa.Table) -> tuple[float, float] | None:
+    """USD per million prompt and completion tokens, by least squares, none negative.
+
+    None where costs or tokens are not known, or the costs do not follow the tokens.
+    """
+    columns = [name for name in ("prompt_tokens", "completion_tokens") if name in rows.column_names]
+    if "cost_usd" not in rows.column_names or not columns:
+        return None
+    whole = rows.select(["cost_usd", *columns]).drop_null()
+    if len(whole) < _FEW:
+        return None
+    cost = whole["cost_usd"].to_numpy()
+    tokens = np.stack([whole[name].to_numpy() for name in columns], axis=1).astype(np.float64)
+    best, least = np.zeros(len(columns)), math.inf
+    for used in ([*range(len(columns))], *([number] for number in range(len(columns)))):
+        price = np.zeros(len(columns))
+        price[used] = np.linalg.lstsq(tokens[:, used], cost, rcond=None)[0]
+        error = float(np.square(tokens @ price - cost).sum())
+        if (price >= 0).all() and error < least:
+            best, least = price, error
+    if least > (1 - _FITS) * float(np.square(cost - cost.mean()).sum()) and least > 1e-6 * float(np.square(cost).sum()):
+        return None
+    found = dict(zip(columns, (best * 1e6).tolist(), strict=True))
+    return found.get("prompt_tokens", 0.0), found.get("completion_tokens", 0.0)
+
+
+# -- what looks odd ----------------------------------------------------------------------------
+def _warnings(data: RoutingData, arms: Sequence[ArmReport], rows: Sequence[pa.Table]) -> Iterator[str]:
+    yield from _suspicious(arms)
+    for arm, mine in zip(arms, rows, strict=True):
+        yield from _constants(arm, mine)
+        if arm.stated is not None and abs(arm.stated - arm.score_of_all_rows) > _STATED:
+            yield (
+                f"{arm.name}: the source states an accuracy of {arm.stated:.4f}, and its {arm.rows:,} rows come to "
+                f"{arm.score_of_all_rows:.4f}"
+            )
+    unknown = sorted(set(data.stated) - set(data.responses["arm"].unique().to_pylist()))
+    if unknown:
+        yield f"the source states an accuracy of {', '.join(unknown)}, and has no row of it"
+    yield from _units(arms)
+    alike: dict[str, list[str]] = {}
+    for arm in arms:
+        alike.setdefault("".join(arm.name.split()).casefold(), []).append(arm.name)
+    for names in alike.values():
+        if len(names) > 1:
+            yield f"arms {', '.join(map(repr, names))} differ in case or white space only; are they one?"
+    marked = int(pc.sum(pc.match_substring_regex(data.queries["prompt"], _BIDIRECTIONAL)).as_py() or 0)
+    if marked:
+        yield (
+            f"{marked:,} prompt(s) have characters that turn the direction of writing: what is shown of them may not "
+            "be what a model reads"
+        )
+
+
+def _suspicious(arms: Sequence[ArmReport]) -> Iterator[str]:
+    for arm in arms if len(arms) > 1 else ():
+        others = [other for other in arms if other is not arm]
+        if all(arm.score > other.score and arm.cost_usd < other.cost_usd for other in others):
+            yield (
+                f"{arm.name} is cheaper and better than every other arm ({arm.score:.4f} at {arm.cost_usd:.3g} USD): "
+                "there is nothing to route, or its costs or scores are wrong"
+            )
+
+
+def _constants(arm: ArmReport, rows: pa.Table) -> Iterator[str]:
+    """Columns of an arm that do not vary and should."""
+    if len(rows) < _FEW:
+        return
+    for column, what in (
+        ("score", "scores {value:g} in all its {rows:,} rows; is it graded?"),
+        ("prompt_tokens", "has {value:g} prompt tokens in all its {rows:,} rows: they were not counted"),
+        ("completion_tokens", "has {value:g} completion tokens in all its {rows:,} rows: they were not counted"),
+        ("cost_usd", "costs {value:g} USD in all its {rows:,} rows: a price for the call, or a missing one"),
+    ):
+        if column not in rows.column_names:
+            continue
+        low, high = pc.min_max(rows[column]).as_py().values()
+        if low is not None and low == high:
+            yield f"{arm.name} " + what.format(value=low, rows=len(rows))
+
+
+def _units(arms: Sequence[ArmReport]) -> Iterator[str]:
+    """Doubts about dollars per thousand, per million and per token."""
+    shown = {arm.name: price for arm in arms if (price := arm.fitted or arm.price) is not None}
+    middle = float(np.median([max(price) for price in shown.values()])) if shown else 0.0
+    for arm in arms:
+        if arm.name not in shown:
+            continue
+        largest = max(shown[arm.name])
+        text = f"{arm.name}: its costs come to {_price(shown[arm.name])} USD per million prompt and completion tokens"
+        low, high = _PLAUSIBLE
+        if largest > high:
+            yield f"{text}, above {high:g}; they look like dollars per thousand tokens taken for dollars per million"
+        elif 0 < largest < low:
+            yield f"{text}, below {low:g}; they look like dollars per million tokens taken for dollars per thousand"
+        elif largest > 0 and middle > 0 and not 1 / _FACTOR < largest / middle < _FACTOR:
+            yield f"{text}, and the arm in the middle to {middle:.3g}; are they in the same unit?"
+    for arm in arms:
+        if arm.fitted is None or arm.price is None:
+            continue
+        wrong = [
+            (ours, theirs)
+            for ours, theirs in zip(arm.fitted, arm.price, strict=True)
+            if ours > 0 and abs(ours - theirs) > 0.05 * max(ours, theirs)
+        ]
+        if wrong:
+            yield (
+                f"{arm.name}: its costs come to {_price(arm.fitted)} USD per million prompt and completion tokens, and "
+                f"the price list says {_price(arm.price)}{_unit(*wrong[0])}"
+            )
+
+
+def _unit(ours: float, theirs: float) -> str:
+    """What the factor between two prices suggests."""
+    ratio = ours / theirs if theirs > 0 else math.inf
+    for factor, hint in ((1e3, "thousand"), (1e6, "single")):
+        if any(abs(math.log10(one / factor)) < 0.05 for one in (ratio, 1 / ratio) if 0 < one < math.inf):
+            return f", a factor of {factor:,.0f}: one of them is per {hint} token{'s' * (hint == 'thousand')}"
+    return ""
+
+
+def _price(price: tuple[float, float]) -> str:
+    return " and ".join(f"{usd:.4g}" for usd in price)
+
+
+# -- tables ------------------------------------------------------------------------------------
+def row_table(report: ImportReport) -> Table:
+    """What became of the rows."""
+    splits = ", ".join(f"{name} {count:,}" for name, count in report.tasks.items())
+    rows = [
+        ("rows read", f"{report.rows_read:,}"),
+        *((f"rows dropped: {reason}", f"{count:,}") for reason, count in report.dropped.items()),
+        ("rows in the recording", f"{report.rows_kept:,}"),
+        ("queries read", f"{report.queries_read:,}"),
+        (f"queries in the recording: {splits}", f"{report.queries_kept:,}"),
+        ("arms with a row for every query read", f"{report.complete_arms:,} of {len(report.arms):,}"),
+    ]
+    if report.masked:
+        rows.append(("(query, arm) pairs without a row, masked", f"{report.masked:,}"))
+    if report.moved:
+        rows.append(("queries moved to the split that holds out the same prompt", f"{report.moved:,}"))
+    costs = "dollars as the source states them" if report.costs == "stated" else "tokens at the prices of the source"
+    return Table(f"{report.name}, kind {report.kind}", ("", "number"), rows, (f"Costs: {costs}.", *report.notes))
+
+
+def arm_table(report: ImportReport) -> Table:
+    """Accuracy, cost, tokens and price of each arm, and the oracle."""
+    stated = any(arm.stated is not None for arm in report.arms)
+    priced = any(arm.fitted or arm.price for arm in report.arms)
+    extra = (("USD per million tokens",) if priced else ()) + (("stated",) if stated else ())
+    header = ("arm", "rows", "score", "mean USD", "prompt tokens", "completion tokens", *extra)
+    rows = []
+    for arm in report.arms:
+        price = arm.fitted or arm.price
+        cells = [arm.name, f"{arm.rows:,}", f"{arm.score:.4f}", f"{arm.cost_usd:.6f}"]
+        cells += ["" if count is None else f"{count:,.0f}" for count in (arm.prompt_tokens, arm.completion_tokens)]
+        cells += [" / ".join(f"{usd:.4g}" for usd in price) if price else ""] if priced else []
+        cells += ["" if arm.stated is None else f"{arm.stated:.4f}"] if stated else []
+        rows.append(tuple(cells))
+    blank = ("",) * (len(header) - 4)
+    rows.append(("oracle", "", f"{report.oracle_score:.4f}", f"{report.oracle_cost_usd:.6f}", *blank))
+    return Table(
+        title="arms, the cheapest first",
+        header=header,
+        rows=rows,
+        notes=(
+            "Score and mean USD per query in the recording; rows and tokens in the source.",
+            "Oracle: the best score of each query, ties to the arm that is cheapest there.",
+            *(
+                ("Prices for prompt / completion tokens, fitted to the costs, or those of the source.",)
+                if priced
+                else ()
+            ),
+        ),
+        strong=frozenset({report.best_arm}),
+    )
+
+
+def import_page(report: ImportReport) -> str:
+    """The report as Markdown."""
+    parts = [f"# Import of {plain_markdown(report.name)}"]
+    parts += [table_markdown(table(report)) for table in (row_table, arm_table)]
+    for title, lines in (("Warnings", report.warnings), ("Leaks", tuple(map(str, report.leaks)))):
+        parts += [f"## {title}", "\n".join(f"- {plain_markdown(line)}" for line in lines) or "None found."]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
