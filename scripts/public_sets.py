@@ -39,6 +39,8 @@ _MINT_ARMS = (
 )
 _SQL_ARMS = ("chat-bison-001", "text-bison-001", "gpt-3.5", "gpt-4")
 _LAMBDAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 1.0, 2.0, 4.0, 8.0)
+_TOKENS = {"prompt_tokens": "in_tokens", "completion_tokens": "out_tokens"}
+_COLUMNS = {"query": "query_id", "prompt": "question", "kind": "task"} | _TOKENS
 _ENVS = {"single_call": "SingleCall", "cascade": "Cascade", "attempts": "Attempts"}
 
 
@@ -49,7 +51,7 @@ class Play:
     set: str
     kind: str = "single_call"
     text: str = "tfidf"
-    columns: Mapping[str, str] = field(default_factory=lambda: {"query": "query_id", "prompt": "question"})
+    columns: Mapping[str, str] = field(default_factory=lambda: _COLUMNS)
     queries: str = ""
     """Set whose queries are taken; its own by default."""
     verdict: bool = False
@@ -62,18 +64,19 @@ class Play:
         return f"{self.set}/{self.text if self.kind == 'single_call' else self.kind}"
 
 
-_MINT = {"query": "query_id"}
-_INTERCODE = {"query": "query_id", "prompt": "query"}
+_MINT = {"query": "query_id", "kind": "task"} | _TOKENS
+_INTERCODE = {"query": "query_id", "prompt": "query", "kind": "hardness"}
+_INTERCODE |= {"prompt_tokens": "in_tokens_est", "completion_tokens": "out_tokens_est"}
 _MADE_OF: dict[str, dict[str, Any]] = {
     "mint_k5": {"columns": _MINT, "verdict": True, "folds": 5},
     "mint_turns": {"columns": _MINT, "queries": "mint_k5"},
     "mint_feedback_gpt35": {"columns": _MINT, "queries": "mint_k5"},
     "intercode_sql": {"columns": _INTERCODE, "verdict": True, "folds": 5},
     "intercode_bash": {"columns": _INTERCODE, "verdict": True, "folds": 5},
-    "zeroeval": {},
+    "zeroeval": {"columns": _COLUMNS | {"kind": "dataset"}},
     "llmrouter_dc": {},
     "bbh_direct_cot": {},
-    "routellm_gsm8k_mmlu": {},
+    "routellm_gsm8k_mmlu": {"columns": _COLUMNS | {"kind": "dataset"}},
 }
 _PLAYS = (
     *(Play(name, text=text, **made) for name, made in _MADE_OF.items() for text in ("tfidf", "minilm")),
@@ -139,7 +142,10 @@ class PublicSets:
         folder = self.data / play.set
         arguments = ["import", "table", str(folder / "responses.csv.gz"), "-o", str(recording), "--name", play.set]
         arguments += ["--queries", str(self.data / (play.queries or play.set) / "queries.jsonl.gz")]
-        arguments += ["--columns", *(f"{name}={column}" for name, column in play.columns.items())]
+        columns = dict(play.columns)
+        if play.kind == "attempts":
+            columns |= {f"turns.{name}": name for name in ("query", "prompt_tokens", "completion_tokens")}
+        arguments += ["--columns", *(f"{name}={column}" for name, column in columns.items())]
         arguments += ["--kind", play.kind, "--text", play.text]
         if play.verdict:
             arguments += ["--verdict"]
