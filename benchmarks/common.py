@@ -6,6 +6,8 @@ import gc
 import os
 import platform
 import re
+import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -55,6 +57,11 @@ def machine(packages: Sequence[str]) -> str:
         except PackageNotFoundError:
             known.append(f"{name} not installed")
     return f"{cpu}, {os.cpu_count()} cores{load}; Python {platform.python_version()}; {', '.join(known)}"
+
+
+def peak_bytes() -> int:
+    """Highest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def figure(value: float | None) -> str:
