@@ -29,8 +29,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from routegym.graph import Recording
+from routegym.graph.imports import Imported, import_table
+from routegym.graph.library import load_recording
+
 PACKAGES = ("routegym", "numpy", "numba", "pyarrow", "torch")
-HEADER = ("phase", "rows", "wall", "wall per row", "peak memory", "memory per row")
+HEADER = ("phase", "rows", "wall", "CPU", "CPU per row", "peak memory", "memory per row")
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 ARMS, DIMS = 10, 16
 TOPICS, WORDS, LENGTH = 64, 24, 14  # kinds of prompts, the words that each is made of, and words in a prompt
@@ -40,20 +44,23 @@ PRICE = 0.1  # of cost, where the learned policy is evaluated
 
 
 class Meter:
-    """Wall time, and the highest memory beyond what the process had at the start, of phases one after the other."""
+    """Wall and CPU seconds, and the highest memory beyond what the process had at the start, of successive phases."""
 
     def __init__(self) -> None:
-        self.found: dict[str, tuple[float, int]] = {}
+        self.found: dict[str, tuple[float, float, int]] = {}
+        load_recording("single_call")  # brings libraries that are only loaded when something is read
         self._before = common.peak_bytes()
 
     @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
+    def phase(self, name: str) -> Iterator[None]:
+        """Measure what happens inside."""
+        wall, cpu = time.perf_counter(), time.process_time()
         yield
-        self.found[phase] = time.perf_counter() - start, common.peak_bytes() - self._before
+        peak = common.peak_bytes() - self._before
+        self.found[name] = time.perf_counter() - wall, time.process_time() - cpu, peak
 
 
-# -- phases: each runs in a process of its own, and imports what it needs before its meter starts ---------------------
+# -- phases: each in a process of its own, which imports what it needs before its meter starts -------------------------
 def write(folder: Path, rows: int) -> Meter:
     """A table of outcomes and one of queries: how well an arm does depends on the topic of the prompt."""
     rng = np.random.default_rng(0)
@@ -67,7 +74,7 @@ def write(folder: Path, rows: int) -> Meter:
     table = pa.schema({"query": pa.string(), "arm": pa.string(), "cost_usd": pa.float64()} | counts)
     meter = Meter()
     with (
-        meter("write"),
+        meter.phase("write"),
         pacsv.CSVWriter(folder / "queries.csv", texts) as queries,
         pacsv.CSVWriter(folder / "outcomes.csv", table) as outcomes,
     ):
@@ -90,26 +97,25 @@ def write(folder: Path, rows: int) -> Meter:
 
 def read(folder: Path, rows: int) -> Meter:
     """Import the table and save the recording."""
-    import routegym.graph.storage  # noqa: F401  (its libraries are not the recording's memory)
-    from routegym.graph.imports import import_table
-
     del rows
     meter = Meter()
-    with meter("import"):
-        imported = import_table(folder / "outcomes.csv", queries=folder / "queries.csv", text="hashing", dims=DIMS)
-    with meter("save"):
+    with meter.phase("import"):
+        imported = read_table(folder)
+    with meter.phase("save"):
         imported.recording.save(folder / "recording")
     return meter
 
 
+def read_table(folder: Path) -> Imported:
+    """The table as a recording of single calls."""
+    return import_table(folder / "outcomes.csv", queries=folder / "queries.csv", text="hashing", dims=DIMS)
+
+
 def load(folder: Path, rows: int) -> Meter:
     """Open the recording."""
-    import routegym.graph.storage  # noqa: F401
-    from routegym.graph import Recording
-
     del rows
     meter = Meter()
-    with meter("load"):
+    with meter.phase("load"):
         Recording.load(folder / "recording")
     return meter
 
@@ -129,15 +135,13 @@ def learn(folder: Path, rows: int) -> Meter:
 
 
 def _train(folder: Path, phase: str, algorithm: Any, rows: int) -> Meter:
-    import routegym.graph.storage  # noqa: F401
-    from routegym.graph import Recording
     from routegym.policies.algorithm import Problem
     from routegym.policies.storage import save_policies
 
     del rows
     meter = Meter()
     recording = Recording.load(folder / "recording")
-    with meter(phase):
+    with meter.phase(phase):
         policy = algorithm.fit(Problem(recording), 0)
     run = folder / phase
     run.mkdir()
@@ -147,16 +151,14 @@ def _train(folder: Path, phase: str, algorithm: Any, rows: int) -> Meter:
 
 def evaluate(folder: Path, rows: int) -> Meter:
     """Play the trained network on every task, without a cap and at one price."""
-    import routegym.graph.storage  # noqa: F401
     import routegym.policies.network  # noqa: F401
     from routegym.evaluation.outcomes import Grid, play
-    from routegym.graph import Recording
     from routegym.policies.storage import load_policies
 
     meter = Meter()
     recording = Recording.load(folder / "recording")
     policy = load_policies(folder / "train all_action", recording)[0]
-    with meter("evaluate"):
+    with meter.phase("evaluate"):
         outcomes = play(policy, recording, "all", Grid(np.array([np.inf]), np.array([PRICE])))
     if outcomes.scores.shape != (1, rows // ARMS):
         raise SystemExit(f"{outcomes.scores.shape} episodes played; expected (1, {rows // ARMS})")
@@ -167,9 +169,9 @@ PHASES = {phase.__name__: phase for phase in (write, read, load, predict, learn,
 
 
 # -- tables ------------------------------------------------------------------------------------
-def measure(rows: int, place: Path | None) -> dict[str, tuple[float, int]]:
-    """Seconds and bytes of every phase at one size."""
-    found: dict[str, tuple[float, int]] = {}
+def measure(rows: int, place: Path | None) -> dict[str, tuple[float, float, int]]:
+    """Wall seconds, CPU seconds and bytes of every phase at one size."""
+    found: dict[str, tuple[float, float, int]] = {}
     with tempfile.TemporaryDirectory(dir=place) as folder:
         for phase in PHASES:
             command = [sys.executable, __file__, "--phase", phase, "--folder", folder, "--rows", str(rows)]
@@ -182,25 +184,41 @@ def measure(rows: int, place: Path | None) -> dict[str, tuple[float, int]]:
 def sizes(all_rows: list[int], place: Path | None) -> list[tuple[str, ...]]:
     """Rows of the first table, the sizes of each phase together."""
     found = {rows: measure(rows, place) for rows in all_rows}
-    return [
-        (
-            phase,
-            f"{rows:,}",
-            f"{found[rows][phase][0]:.2f} s",
-            f"{found[rows][phase][0] / rows * 1e6:.2f} µs",
-            f"{found[rows][phase][1] / 1e6:,.0f} MB",
-            f"{found[rows][phase][1] / rows:,.0f} B",
-        )
-        for phase in found[all_rows[0]]
-        for rows in all_rows
-    ]
+    table = []
+    for phase in found[all_rows[0]]:
+        for rows in all_rows:
+            wall, cpu, peak = found[rows][phase]
+            times = f"{wall:.2f} s", f"{cpu:.2f} s", f"{cpu / rows * 1e6:.2f} µs"
+            table.append((phase, f"{rows:,}", *times, f"{peak / 1e6:,.0f} MB", f"{peak / rows:,.0f} B"))
+    return table
+
+
+def with_peers(folder: Path | None, quick: bool, out: Path | None) -> None:
+    """The second table, of somebody's recorded data where they are there, otherwise of synthetic ones."""
+    import peers
+
+    folder = folder or peers.TABLE
+    if folder.is_dir() and not quick:
+        recording = peers.table_of(folder)
+    else:
+        with tempfile.TemporaryDirectory() as place:
+            write(Path(place), 1_000 if quick else 40_000)
+            recording = read_table(Path(place)).recording
+    rows = peers.compare(recording, quick)
+    note = (
+        f"{recording.name}: {len(recording.tasks):,} queries, {len(recording.arms)} arms. "
+        f"{common.machine(peers.PACKAGES)}. Command: `python benchmarks/scale.py --table peers --out docs/scale.md`"
+    )
+    common.show("The same training job", peers.HEADER, rows, note)
+    if out:
+        common.write("peers", peers.HEADER, rows, note, out)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=list(SIZES), help="rows of the synthetic tables")
     parser.add_argument("--table", choices=("sizes", "peers"), help="only this one")
-    parser.add_argument("--data", default="", help="table for the peers: a folder of queries and responses")
+    parser.add_argument("--data", type=Path, help="folder with a table for the peers (see peers.py)")
     parser.add_argument("--place", type=Path, help="folder for the files, 1 GB at 10^7 rows")
     parser.add_argument("--quick", action="store_true", help="every row of the tables, but too small to mean anything")
     parser.add_argument("--out", type=Path, help="Markdown file to put the tables into")
@@ -212,10 +230,12 @@ def main() -> None:
         return
     if args.table != "peers":
         rows = sizes([1_000, 2_000] if args.quick else args.rows, args.place)
-        note = f"{common.machine(PACKAGES)}. Command: `python benchmarks/scale.py --out docs/scale.md`"
+        note = f"{common.machine(PACKAGES)}. Command: `python benchmarks/scale.py --table sizes --out docs/scale.md`"
         common.show("Growth with the table", HEADER, rows, note)
         if args.out:
             common.write("scale", HEADER, rows, note, args.out)
+    if args.table != "sizes":
+        with_peers(args.data, args.quick, args.out)
 
 
 if __name__ == "__main__":
