@@ -36,7 +36,7 @@ from routegym.evaluation.oracle import oracle_frontier
 from routegym.evaluation.outcomes import LAMBDAS, Grid, play
 from routegym.evaluation.references import arms_alone
 from routegym.graph import Recording
-from routegym.graph.imports import import_table
+from routegym.graph.imports import read_outcomes, to_recording
 from routegym.policies.algorithm import Problem
 from routegym.policies.config import tuned
 
@@ -289,13 +289,13 @@ def _for_each_price(job: Job, one: Callable[[float], tuple[float, float, Ints]])
 
 def table_of(folder: Path) -> Recording:
     """A recorded table as single calls, with a TF-IDF embedding of its prompts."""
-    return import_table(
+    data = read_outcomes(
         folder / "responses.csv.gz",
         queries=folder / "queries.jsonl.gz",
         columns={"query": "query_id", "prompt": "question"},
-        text="tfidf",
         name=folder.name,
-    ).recording
+    )
+    return to_recording(data).recording
 
 
 def compare(recording: Recording, quick: bool) -> list[tuple[str, ...]]:

@@ -229,7 +229,7 @@ def main() -> None:
         print(json.dumps(PHASES[args.phase](args.folder, args.rows[0]).found))
         return
     if args.table != "peers":
-        rows = sizes([1_000, 2_000] if args.quick else args.rows, args.place)
+        rows = sizes([1_000] if args.quick else args.rows, args.place)
         note = f"{common.machine(PACKAGES)}. Command: `python benchmarks/scale.py --table sizes --out docs/scale.md`"
         common.show("Growth with the table", HEADER, rows, note)
         if args.out:
