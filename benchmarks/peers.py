@@ -40,7 +40,16 @@ from routegym.graph.imports import read_outcomes, to_recording
 from routegym.policies.algorithm import Problem
 from routegym.policies.config import tuned
 
-HEADER = ("router", "by", "trainings", "training", "routing", "AIQ (test)", "with the arms alone")
+HEADER = (
+    "router",
+    "by",
+    "trainings",
+    "training, wall",
+    "training, CPU",
+    "routing, CPU",
+    "AIQ (test)",
+    "with the arms alone",
+)
 OURS = ("knn", "logistic", "matrix_factorization", "maskable_ppo", "all_action")
 PACKAGES = ("routegym", "scikit-learn", "torch", "llmrouter-lib", "routellm")
 _DATA = Path(os.environ.get("ROUTEGYM_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -101,13 +110,19 @@ class Result(NamedTuple):
     """What one router took and achieved."""
 
     trainings: int
-    training_s: float
-    routing_s: float
+    training_s: Floats
+    """Wall and CPU seconds of all trainings together, (2,); `routing_s` likewise."""
+    routing_s: Floats
     points: tuple[Floats, Floats]
     """Mean cost, in mean costs of the dearest arm, and mean score at each operating point."""
 
 
 Router = Callable[[Job], Result]
+
+
+def now() -> Floats:
+    """Wall and CPU seconds."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 # -- ours --------------------------------------------------------------------------------------
@@ -118,11 +133,11 @@ def ours(name: str, quick: bool) -> Router:
         short = {"maskable_ppo": {"steps": 2_000}, "all_action": {"updates": 5}} if quick else {}
         algorithm = tuned(name, "routegym/SingleCall-v0", short.get(name))
         problem = Problem(job.recording, budget_usd=None, lambda_=(LAMBDAS[0], LAMBDAS[-1]))
-        start = time.perf_counter()
+        start = now()
         policy = algorithm.fit(problem, SEED)
-        trained = time.perf_counter()
+        trained = now()
         outcomes = play(policy, job.recording, "test", Grid(np.array([np.inf]), np.array(LAMBDAS)))
-        routed = time.perf_counter()
+        routed = now()
         costs = outcomes.costs.mean(axis=1) / job.recording.cost_scale_usd
         return Result(1, trained - start, routed - trained, (costs, outcomes.scores.mean(axis=1, dtype=np.float64)))
 
@@ -135,25 +150,25 @@ def sklearn_neighbours(job: Job) -> Result:
     from sklearn.neighbors import KNeighborsRegressor
 
     targets = np.concatenate([job.score, job.cost], axis=1)[job.train]
-    start = time.perf_counter()
+    start = now()
     model = KNeighborsRegressor(NEIGHBOURS).fit(job.inputs[job.train], targets)
-    trained = time.perf_counter()
+    trained = now()
     score, cost = np.split(model.predict(job.inputs[job.test]), 2, axis=1)
     points = [(score - max(price, 1e-6) * cost).argmax(axis=1) for price in LAMBDAS]
-    return Result(1, trained - start, time.perf_counter() - trained, job.points(points))
+    return Result(1, trained - start, now() - trained, job.points(points))
 
 
 def sklearn_classifier(job: Job) -> Result:
     """A network that names the best arm, one for each price."""
     from sklearn.neural_network import MLPClassifier
 
-    def one(price: float) -> tuple[float, float, Ints]:
-        start = time.perf_counter()
+    def one(price: float) -> tuple[Floats, Floats, Ints]:
+        start = now()
         model = MLPClassifier((128, 64), early_stopping=True, random_state=SEED)
         model.fit(job.inputs[job.train], job.best(price))
-        trained = time.perf_counter()
+        trained = now()
         chosen = model.predict(job.inputs[job.test])
-        return trained - start, time.perf_counter() - trained, chosen
+        return trained - start, now() - trained, chosen
 
     return _for_each_price(job, one)
 
@@ -184,7 +199,7 @@ def llmrouter(name: str) -> Router:
             folder = Path(place)
             torch.save(inputs, folder / "embedding.pt")
 
-            def one(price: float) -> tuple[float, float, Ints]:
+            def one(price: float) -> tuple[Floats, Floats, Ints]:
                 _write_routing(job, price, names, folder / "routing.jsonl")
                 config = {
                     "data_path": {
@@ -199,14 +214,14 @@ def llmrouter(name: str) -> Router:
                 }
                 (folder / "config.yaml").write_text(json.dumps(config), encoding="utf-8")  # YAML, too
                 torch.manual_seed(SEED)
-                start = time.perf_counter()
+                start = now()
                 with contextlib.redirect_stdout(io.StringIO()):
                     router = getattr(models, kind)(str(folder / "config.yaml"))
                     trainer = getattr(models, trainer_kind)(router)
                     trainer.train()
-                trained = time.perf_counter()
+                trained = now()
                 chosen = _llmrouter_choice(name, router, trainer.model, inputs[job.test])
-                routed = time.perf_counter()
+                routed = now()
                 return trained - start, routed - trained, np.array([names.index(one) for one in chosen])
 
             return _for_each_price(job, one)
@@ -249,7 +264,7 @@ def routellm(quick: bool) -> Router:
         val = job.recording.split("val")
         with tempfile.TemporaryDirectory() as place:
             np.save(Path(place) / "embedding.npy", job.inputs)
-            start = time.perf_counter()
+            start = now()
             net = mf.MFModel_Train(
                 dim=128,
                 num_models=len(mf.MODEL_IDS),
@@ -270,21 +285,21 @@ def routellm(quick: bool) -> Router:
         with contextlib.redirect_stderr(io.StringIO()):
             epochs = 2 if quick else 100
             mf.train_loops(net, train, test, lr=3e-4, weight_decay=1e-5, alpha=0.1, num_epochs=epochs, device="cpu")
-        trained = time.perf_counter()
+        trained = now()
         with torch.no_grad():
             pair = torch.tensor([mf.MODEL_IDS[strong]]), torch.tensor([mf.MODEL_IDS[weak]])
             rate = net(*pair, torch.from_numpy(job.test), test=True).numpy()
         thresholds = np.quantile(rate, np.linspace(0, 1, 2 * len(LAMBDAS)))
         points = [(rate >= threshold).astype(np.int64) for threshold in (*thresholds, np.inf)]
-        return Result(1, trained - start, time.perf_counter() - trained, job.points(points))
+        return Result(1, trained - start, now() - trained, job.points(points))
 
     return run
 
 
 # -- the table ---------------------------------------------------------------------------------
-def _for_each_price(job: Job, one: Callable[[float], tuple[float, float, Ints]]) -> Result:
+def _for_each_price(job: Job, one: Callable[[float], tuple[Floats, Floats, Ints]]) -> Result:
     training, routing, points = zip(*(one(price) for price in LAMBDAS), strict=True)
-    return Result(len(LAMBDAS), sum(training), sum(routing), job.points(points))
+    return Result(len(LAMBDAS), np.sum(training, axis=0), np.sum(routing, axis=0), job.points(points))
 
 
 def table_of(folder: Path) -> Recording:
@@ -313,14 +328,14 @@ def compare(recording: Recording, quick: bool) -> list[tuple[str, ...]]:
         todo.append(("matrix factorisation", "RouteLLM", "routellm", routellm(quick)))
     for name, maker, package, router in todo:
         if find_spec(package) is None:
-            rows.append((name, f"{maker}: not installed", "-", "-", "-", "-", "-"))
+            rows.append((name, f"{maker}: not installed", *["-"] * 6))
             continue
         found = router(job)
-        times = f"{found.training_s:.2f} s", f"{found.routing_s:.2f} s"
+        times = [f"{seconds:.2f} s" for seconds in (*found.training_s, found.routing_s[1])]
         rows.append((name, maker, str(found.trainings), *times, *_figures(job, found.points)))
-    rows.append(("arms alone, mixed at random", "", "-", "-", "-", *_figures(job, job.alone())))
+    rows.append(("arms alone, mixed at random", "", *["-"] * 4, *_figures(job, job.alone())))
     costs, scores = oracle_frontier(recording.graph, job.test)
-    rows.append(("clairvoyant", "", "-", "-", "-", *_figures(job, (costs / recording.cost_scale_usd, scores))))
+    rows.append(("clairvoyant", "", *["-"] * 4, *_figures(job, (costs / recording.cost_scale_usd, scores))))
     return rows
 
 
