@@ -6,6 +6,8 @@ import gc
 import os
 import platform
 import re
+import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -57,6 +59,16 @@ def machine(packages: Sequence[str]) -> str:
     return f"{cpu}, {os.cpu_count()} cores{load}; Python {platform.python_version()}; {', '.join(known)}"
 
 
+def peak_bytes() -> int:
+    """Highest resident memory of this process so far."""
+    status = Path("/proc/self/status")
+    if status.exists():  # the other one begins with what the process that started this one had
+        found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))
+        if found:
+            return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def figure(value: float | None) -> str:
     """A number with three significant digits and a unit, or a dash."""
     if value is None:
@@ -78,11 +90,11 @@ def show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], note:
 
 
 def write(marker: str, header: Sequence[str], rows: Sequence[Sequence[str]], note: str, path: Path = DOCS) -> None:
-    """Put the table between the marker's comments in a Markdown file."""
+    """Put the table between the marker's comments in a Markdown file, or at its end."""
     lines = [f"| {' | '.join(header)} |", f"| --- |{' ---: |' * (len(header) - 1)}"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     begin, end = f"<!-- {marker}: begin -->", f"<!-- {marker}: end -->"
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
     path.write_text(f"{before}{begin}\n" + "\n".join(lines) + f"\n\n{note}\n{end}{after}", encoding="utf-8")

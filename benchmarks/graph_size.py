@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -30,20 +29,15 @@ PACKAGES = ("routegym", "numpy", "numba", "pyarrow")
 HEADER = ("edges", "situations", "on disk", "open", "arrays", "peak memory", "peak / arrays", "index", "flat")
 
 
-def peak_bytes() -> int:
-    """Highest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def measure(folder: Path, quick: bool) -> dict[str, Any]:
     """Open a recording and step it; run in a process of its own."""
     import routegym.graph.storage  # noqa: F401  (its libraries are not the recording's memory)
 
-    before = peak_bytes()
+    before = common.peak_bytes()
     start = time.perf_counter()
     recording = Recording.load(folder)
     opened = time.perf_counter() - start
-    peak = peak_bytes() - before
+    peak = common.peak_bytes() - before
     result: dict[str, Any] = {
         "open_s": opened,
         "peak": peak,

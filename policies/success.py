@@ -111,10 +111,10 @@ def near_arm_visits(
     order = np.argsort(step, kind="stable")
     layers = np.split(order, np.flatnonzero(np.diff(step[order])) + 1)
     passed = np.zeros(graph.n_edges)
+    even, samples = random_share / choices[source], graph.edge_count[source, action]
     for arm in range(graph.n_arms):
-        share = random_share / choices[source]
-        share += (1 - random_share) * (action == always_arm_actions(graph, arm)[source])
-        share /= graph.edge_count[source, action]
+        share = even + (1 - random_share) * (action == always_arm_actions(graph, arm)[source])
+        share /= samples
         visits = np.zeros(graph.n_nodes)
         visits[starts] = 1.0 / graph.n_arms
         for edges in layers:

@@ -51,3 +51,28 @@ def test_live_overhead() -> None:
     table = run("live_overhead.py")
     for name in ("expander, tiers and environment", "response store and spend cap", "HTTP"):
         assert name in table
+
+
+def test_scale() -> None:
+    pytest.importorskip("torch")
+    table = run("scale.py", "--table", "sizes")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if line.startswith("│")]
+    phases = ["write", "import", "save", "load", "train knn", "train all_action", "evaluate"]
+    assert [row[:2] for row in rows] == [[phase, "1,000"] for phase in phases], table
+
+
+def test_scale_with_peers(tmp_path: Path) -> None:
+    pytest.importorskip("sb3_contrib")
+    pytest.importorskip("sklearn")
+    run("scale.py", "--table", "peers", "--out", str(tmp_path / "table.md"))
+    lines = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")][2:]
+    rows = {(row[0], row[1]): row[2:] for row in cells}
+    for name in ("knn", "logistic", "matrix_factorization", "maskable_ppo", "all_action"):
+        trainings, *_, own, mixed = rows[name, "routegym"]
+        assert trainings == "1"
+        assert 0 < float(own) <= float(mixed) <= 1
+    assert rows["network, best arm", "scikit-learn"][0] == "7"  # one for each price
+    best, random = float(rows["clairvoyant", ""][-1]), float(rows["arms alone, mixed at random", ""][-1])
+    assert best > random
+    assert all(float(row[-1]) <= best + 1e-9 for row in rows.values() if row[-1] != "-")

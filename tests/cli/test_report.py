@@ -123,7 +123,7 @@ def test_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     (tmp_path / "metrics.json").write_text("[")
     assert "not valid JSON" in refused(capsys, "report", str(tmp_path))
     (tmp_path / "metrics.json").write_text('{"made": {}, "recording": "cascade"}')
-    assert "damaged (KeyError" in refused(capsys, "report", str(tmp_path))
+    assert "damaged (no 'content_hash')" in refused(capsys, "report", str(tmp_path))
 
 
 def test_a_recording_that_is_gone(

@@ -33,18 +33,22 @@ def test_impossible_prices_are_refused(value: float) -> None:
     ("fields", "message"),
     [
         (("", "direct", 10, 4), "must not be empty"),
-        (("a", "", 10, 4), "must not be empty"),
         (("a", "direct", -1, 4), "parameters = -1 is negative"),
         (("a", "direct", 10, 0), "max_completion_tokens = 0 must be positive"),
         (("a", "direct", 10, 4, 0), "charged_attempts = 0; expected at least 1"),
         (("a", "direct", 10, 4, 1, "a/direct"), "fallback is the arm itself"),
         (("a", "direct", 10, 4, 1, None, 0.0), r"max_gpu_s = 0\.0; expected a number > 0"),
         (("a", "direct", 10, 4, 1, None, math.inf), "max_gpu_s = inf"),
+        (("a", "direct", 10, 4, 1, None, None, -1.0), r"max_charge_usd = -1\.0; expected a finite number >= 0"),
     ],
 )
 def test_impossible_arms_are_refused(fields: tuple[Any, ...], message: str) -> None:
     with pytest.raises(PoolError, match=message):
         Arm(*fields)
+
+
+def test_a_model_with_one_tier_needs_no_name_for_it() -> None:
+    assert Arm("maker/model", "", 0, None).name == "maker/model"
 
 
 def test_arm_names() -> None:

@@ -127,7 +127,10 @@ def to_recording(
 
 
 class _Rows:
-    """Rows of a data set that are used, as arrays; every step that drops some says why in `dropped`."""
+    """Rows of a data set that are used, as arrays in the order of query, arm and trial.
+
+    Every step that drops some says why in `dropped`.
+    """
 
     def __init__(self, data: RoutingData, arms: Sequence[str], costs: Literal["stated", "tokens"] | None) -> None:
         self.data = data
@@ -183,7 +186,7 @@ class _Rows:
     @property
     def pairs(self) -> int:
         """(query, arm) pairs that have a row."""
-        return len(np.unique(self.query * len(self.arms) + self.arm))
+        return int(_firsts(self.query * len(self.arms) + self.arm).sum())
 
     def need_turns(self) -> None:
         """Drop attempts whose turns are not there."""
@@ -218,7 +221,7 @@ class _Rows:
 
     def attempts(self, kind: Kind) -> AttemptTable:
         """The rows as attempts, their queries numbered anew."""
-        task = np.unique(self.query, return_inverse=True)[1].astype(np.int64)
+        task = np.cumsum(_firsts(self.query)) - 1
         n, several = len(task), bool(self.trial.any())
         names = [
             f"{self.arms[arm]}#{trial}" if several else self.arms[arm]
@@ -354,7 +357,7 @@ class _Turns:
 
 def _tasks(rows: _Rows, seed: int) -> tuple[TaskSet, int]:
     """The queries that are left, as tasks, and how many of them changed their split."""
-    table = rows.data.queries.combine_chunks().take(pa.array(np.unique(rows.query)))
+    table = rows.data.queries.combine_chunks().take(pa.array(rows.query[_firsts(rows.query)]))
     ids, prompts = table["query"].to_pylist(), table["prompt"].to_pylist()
     given = table["split"].to_pylist() if "split" in table.column_names else [None] * len(ids)
     splits = [split or split_of(name, seed) for name, split in zip(ids, given, strict=True)]
@@ -436,6 +439,11 @@ def _codes(values: pa.Array, of: pa.Array) -> Ints:
     """Place of each value among others, -1 where it is not one of them."""
     found = pc.fill_null(pc.index_in(values, value_set=of), -1)
     return np.asarray(found.to_numpy(zero_copy_only=False)).astype(np.int64)
+
+
+def _firsts(ascending: Ints) -> npt.NDArray[np.bool_]:
+    """Where each value stands first among numbers in ascending order."""
+    return np.diff(ascending, prepend=-1) > 0
 
 
 def _first_double(codes: npt.NDArray[np.int64]) -> int | None:
