@@ -2,10 +2,12 @@
 
     python benchmarks/unseen_arm.py            # prints the table
     python benchmarks/unseen_arm.py --write    # also writes docs/ablations/unseen_arm.md
+    python benchmarks/unseen_arm.py --recording recordings/mine --left-out big/direct,big/written other/direct
 
-AgentSteps. Each arm in turn is left out of the pool. A policy trained without it is played without it, then with it,
-having learned nothing; beside them a policy of the same recipe that was trained with it. AIQ is taken over hard budgets
-and prices of cost on the test tasks, always on the cost range of the whole pool.
+AgentSteps, or any recording. Each arm in turn, or each of the named groups of arms, is left out of the pool. A policy
+trained without it is played without it, then with it, having learned nothing; beside them a policy of the same recipe
+that was trained with it. AIQ is taken over hard budgets and prices of cost on the test tasks, always on the cost range
+of the whole pool.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ LEARNER = AllAction(network="attention", updates=400, tasks_per_update=256, ent_
 DROP = 0.3
 LAMBDAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
 N_BUDGETS = 8
-HEADER = ("arm left out", "without it", "added unseen", "trained with it", "gain", "share of the gain recovered")
+HEADER = ("left out", "without", "added unseen", "trained with", "gain", "share of the gain recovered", "calls to it")
 
 
 def cost_range(recording: Recording, tasks: np.ndarray) -> tuple[float, float]:
@@ -60,8 +62,20 @@ def quality(policy: NetworkPolicy, recording: Recording, split: str, bounds: tup
     return float(aiq(hull(cost, score), *bounds))
 
 
-def measure(recording: Recording, learner: AllAction, seed: int, split: str) -> np.ndarray:
-    """AIQ float64 (n_arms, 3): without each arm, with it unseen, with it trained."""
+def calls_to(policy: NetworkPolicy, recording: Recording, split: str, arms: Sequence[str]) -> float:
+    """Share of the calls that go to some arms, over the budgets and at no price of cost."""
+    tasks = recording.split(split)
+    env = RoutingVectorEnv(len(tasks), recording, split=split, info="lean", autoreset_mode="SameStep")
+    caps = np.geomspace(*recording.budget_range_usd, N_BUDGETS)
+    calls = np.sum([rollout(policy, env, tasks, budget_usd=cap).arm_counts.sum(axis=0) for cap in caps], axis=0)
+    named = [recording.action_names.index(arm) for arm in arms]
+    return float(calls[named].sum() / calls[: len(recording.arms)].sum())
+
+
+def measure(
+    recording: Recording, groups: Sequence[Sequence[str]], learner: AllAction, seed: int, split: str
+) -> np.ndarray:
+    """For each group, float64 (groups, 4): AIQ without it, with it unseen, with it trained; share of calls to it."""
     bounds = cost_range(recording, recording.split(split))
 
     def fit(pool: Recording) -> NetworkPolicy:
@@ -69,30 +83,32 @@ def measure(recording: Recording, learner: AllAction, seed: int, split: str) -> 
 
     trained = quality(fit(recording), recording, split, bounds)
     rows = []
-    for left_out in recording.arms:
-        fewer = keep_arms(recording, [arm.name for arm in recording.arms if arm != left_out])
+    for left_out in groups:
+        fewer = keep_arms(recording, [arm.name for arm in recording.arms if arm.name not in left_out])
         policy = fit(fewer)
         without = quality(policy, fewer, split, bounds)
-        rows.append((without, quality(policy.adapt(recording), recording, split, bounds), trained))
+        moved = policy.adapt(recording)
+        used = calls_to(moved, recording, split, left_out)
+        rows.append((without, quality(moved, recording, split, bounds), trained, used))
     return np.array(rows)
 
 
-def table(recording: Recording, values: np.ndarray) -> list[list[str]]:
-    """Rows of the table; `values` float64 (seeds, n_arms, 3)."""
+def table(groups: Sequence[Sequence[str]], values: np.ndarray) -> list[list[str]]:
+    """Rows of the table; `values` float64 (seeds, groups, 4)."""
     rows = []
-    for arm, of_arm in zip(recording.arms, np.moveaxis(values, 1, 0), strict=True):
+    for arms, of_arm in zip(groups, np.moveaxis(values, 1, 0), strict=True):
         mean, spread = of_arm.mean(axis=0), of_arm.std(axis=0)
         gain = of_arm[:, 2] - of_arm[:, 0]
         unseen = mean[1] - mean[0]
         # a gain that is no larger than the spread between seeds has no share worth naming
         worth = gain.mean() > 2 * gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else False
         share = f"{100 * unseen / gain.mean():.0f} %" if worth else "-"
-        cells = [f"{m:.3f} ± {s:.3f}" for m, s in zip(mean, spread, strict=True)]
-        rows.append([arm.name, *cells, f"{gain.mean():+.3f}", share])
+        cells = [f"{m:.3f} ± {s:.3f}" for m, s in zip(mean[:3], spread, strict=False)]
+        rows.append([", ".join(arms), *cells, f"{gain.mean():+.3f}", share, f"{mean[3]:.0%}"])
     return rows
 
 
-def page(rows: Sequence[Sequence[str]], note: str) -> str:
+def page(name: str, rows: Sequence[Sequence[str]], note: str) -> str:
     """The page of docs/."""
     lines = [
         f"| {' | '.join(HEADER)} |",
@@ -105,12 +121,13 @@ def page(rows: Sequence[Sequence[str]], note: str) -> str:
             "",
             "The arm-attention network knows an arm by its descriptor (price, measured accuracy by kind of situation,",
             "latency, tokens), so a policy can be moved to a pool with another arm: `policy.adapt(recording)`.",
-            "How much of the arm's worth does it get without learning anything more? AIQ on AgentSteps:",
+            f"How much of the arm's worth does it get without learning anything more? AIQ on `{name}`:",
             "",
             *lines,
             "",
             "± is the standard deviation between seeds. No share is given where the gain from training with the arm is",
-            "within two standard errors of nothing: the other arms make up for it.",
+            "within two standard errors of nothing: the other arms make up for it. The last column is the share of the",
+            "calls that the unseen gets over the budgets.",
             "",
             f"Every policy is trained with `vary_arms(recording, {DROP})`: each training task lacks a random part of",
             "the pool. Not shown: arms of other families of models, and descriptors measured on other tasks.",
@@ -126,22 +143,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--recording", default="agent_steps")
+    parser.add_argument("--left-out", nargs="+", metavar="ARM,ARM", help="groups of arms; each arm alone by default")
     parser.add_argument("--split", default="test")
     parser.add_argument("--quick", action="store_true", help="only show that it runs")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args(arguments)
     recording, began = load_recording(options.recording), time.process_time()
     learner = replace(LEARNER, updates=5) if options.quick else LEARNER
-    values = np.stack([measure(recording, learner, seed, options.split) for seed in range(options.seeds)])
-    rows = table(recording, values)
+    groups = [group.split(",") for group in options.left_out or [arm.name for arm in recording.arms]]
+    values = np.stack([measure(recording, groups, learner, seed, options.split) for seed in range(options.seeds)])
+    rows = table(groups, values)
+    named = ""
+    if options.left_out is not None:
+        named = f"--recording {recording.name} --left-out {' '.join(options.left_out)} "
     note = (
         f"{machine(['numpy', 'torch'])}; seeds 0 to {options.seeds - 1}, {options.split} split, "
-        f"{time.process_time() - began:.0f} CPU s; `python benchmarks/unseen_arm.py --seeds {options.seeds} --write`"
+        f"{time.process_time() - began:.0f} CPU s; `python benchmarks/unseen_arm.py {named}--seeds {options.seeds} --write`"
     )
     show("AIQ with an arm that training never saw", HEADER, rows, note)
     if options.write:
-        PAGE.parent.mkdir(parents=True, exist_ok=True)
-        PAGE.write_text(page(rows, note), encoding="utf-8")
+        place = PAGE if options.left_out is None else PAGE.with_stem(f"unseen_arm_{recording.name}")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(page(recording.name, rows, note), encoding="utf-8")
 
 
 if __name__ == "__main__":
