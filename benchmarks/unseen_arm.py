@@ -158,7 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         named = f"--recording {recording.name} --left-out {' '.join(options.left_out)} "
     note = (
         f"{machine(['numpy', 'torch'])}; seeds 0 to {options.seeds - 1}, {options.split} split, "
-        f"{time.process_time() - began:.0f} CPU s; `python benchmarks/unseen_arm.py {named}--seeds {options.seeds} --write`"
+        f"{time.process_time() - began:.0f} CPU s; "
+        f"`python benchmarks/unseen_arm.py {named}--seeds {options.seeds} --write`"
     )
     show("AIQ with an arm that training never saw", HEADER, rows, note)
     if options.write:

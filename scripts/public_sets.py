@@ -11,11 +11,12 @@ examples:
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,14 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import tyro
 from update_docs import between
+
+from routegym.core import RoutingVectorEnv
+from routegym.core.rollout import rollout
+from routegym.evaluation.bench import open_bench
+from routegym.evaluation.report import Table
+from routegym.evaluation.statistics import Interval, Sweep, difference_at_cost
+from routegym.graph.library import load_recording
+from routegym.policies.baselines import FixedCascade
 
 _ROOT = Path(__file__).resolve().parents[1]
 _MINT_ARMS = (
@@ -41,6 +50,13 @@ _SQL_ARMS = ("chat-bison-001", "text-bison-001", "gpt-3.5", "gpt-4")
 _LAMBDAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 1.0, 2.0, 4.0, 8.0)
 _TOKENS = {"prompt_tokens": "in_tokens", "completion_tokens": "out_tokens"}
 _COLUMNS = {"query": "query_id", "prompt": "question", "kind": "task"} | _TOKENS
+_CASCADES = {
+    "mint_k5": (
+        ("CodeActAgent-Mistral-7b-v0.1", "Meta-Llama-3-8B-Instruct", "Meta-Llama-3-70B-Instruct"),
+        ("CodeActAgent-Mistral-7b-v0.1", "Meta-Llama-3-70B-Instruct", "gpt-4-0613"),
+    ),
+    "intercode_sql": (("text-bison-001", "gpt-3.5", "gpt-4"),),
+}
 _ENVS = {"single_call": "SingleCall", "cascade": "Cascade", "attempts": "Attempts"}
 
 
@@ -122,7 +138,12 @@ class PublicSets:
             if (bench / "results.md").is_file():
                 pictures = _ROOT / "docs" / "pictures"
                 shutil.copyfile(bench / "frontier.png", pictures / f"{name.replace('/', '-')}-frontier.png")
-                between("docs/public_sets.md", name, (bench / "results.md").read_text(encoding="utf-8").rstrip())
+                text = (bench / "results.md").read_text(encoding="utf-8").rstrip()
+                if known[name].kind != "single_call":
+                    text += "\n\n" + _against_cascades(
+                        bench, self.out / "recordings" / name, _CASCADES[known[name].set]
+                    )
+                between("docs/public_sets.md", name, text)
 
     def _play(self, play: Play) -> None:
         recording = self.out / "recordings" / play.name
@@ -159,6 +180,29 @@ class PublicSets:
             pq.write_table(_turns(folder / "steps.csv.gz"), turns)
             arguments += ["--turns", str(turns)]
         return arguments
+
+
+def _against_cascades(bench: Path, recording_folder: Path, cascades: Sequence[Sequence[str]]) -> str:
+    """How every router does at the cost of fixed cascades that are known to be good on these very tasks."""
+    recording = load_recording(recording_folder)
+    metrics = json.loads((bench / "metrics.json").read_text(encoding="utf-8"))
+    comparison = open_bench(bench, metrics, recording).comparison
+    tasks = recording.split(comparison.split)
+    env = RoutingVectorEnv(len(tasks), recording, split=comparison.split, info="lean", autoreset_mode="SameStep")
+    columns, header = [], ["policy"]
+    for ladder in cascades:
+        played = rollout(FixedCascade(recording, ladder), env, tasks)
+        fixed = Sweep(played.score[None, None], played.cost_usd[None, None])
+        header.append(f"at {' → '.join(ladder)}: {played.score.mean():.4f} @ ${played.cost_usd.mean():.5f}")
+        columns.append({name: difference_at_cost(one.sweep, fixed) for name, one in comparison.entries.items()})
+    order = sorted(comparison.entries, key=lambda name: -columns[0][name].estimate)
+    rows = [(name, *(_signed(column[name]) for column in columns)) for name in order]
+    title = "Score minus that of a fixed cascade, at its own mean cost (95 % paired bootstrap; * excludes 0):"
+    return title + "\n\n" + Table("", tuple(header), rows).markdown().rstrip()
+
+
+def _signed(found: Interval) -> str:
+    return f"{found.estimate:+.4f} [{found.low:+.4f}, {found.high:+.4f}]{'*' if found.excludes_zero else ''}"
 
 
 def _turns(path: Path) -> pa.Table:
