@@ -9,24 +9,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from commands import refused
 from safetensors.numpy import load_file, save_file
 
 from routegym.cli.main import main
 from routegym.graph.recording import Recording
 from routegym.policies.storage import load_policies, save_policies
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What a command that must fail with exit code 2 says: its last line on stderr."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    assert stop.value.code == 2
-    shown = capsys.readouterr().err
-    assert "Traceback" not in shown
-    message = shown.splitlines()[-1]
-    assert message.startswith("error: ")
-    return message
 
 
 def test_a_run_folder_holds_everything(trained: Path, recording: Path) -> None:

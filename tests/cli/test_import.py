@@ -8,26 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import said
 
-from routegym.cli.main import main
 from routegym.graph import Recording
 from routegym.graph.imports import FORMATS
 from routegym.graph.imports.registry import reader_of
 from routegym.tasks.taskset import split_of
-
-
-def said(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
-    """What a command prints; it must end with this exit code and without a traceback."""
-    capsys.readouterr()
-    try:
-        main(list(arguments))
-        ended = 0
-    except SystemExit as stop:
-        ended = stop.code if isinstance(stop.code, int) else 1
-    shown = capsys.readouterr()
-    assert ended == code, shown
-    assert "Traceback" not in shown.err
-    return shown.out + shown.err
 
 
 @pytest.fixture

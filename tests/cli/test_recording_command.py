@@ -10,8 +10,8 @@ from pathlib import Path
 import helpers
 import pyarrow.parquet as pq
 import pytest
+from commands import said
 
-from routegym.cli.main import main
 from routegym.graph import Recording, keep_arms
 
 
@@ -20,20 +20,6 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminal of 100 columns without colours."""
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TERM", "dumb")
-
-
-def said(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
-    """What a command prints; it must end with this exit code and without a traceback."""
-    capsys.readouterr()
-    try:
-        main(list(arguments))
-        ended = 0
-    except SystemExit as stop:
-        ended = stop.code if isinstance(stop.code, int) else 1
-    shown = capsys.readouterr()
-    assert ended == code, shown
-    assert "Traceback" not in shown.err
-    return shown.out + shown.err
 
 
 def test_info(capsys: pytest.CaptureFixture[str], recordings: dict[str, Path]) -> None:

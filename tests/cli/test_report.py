@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import tyro
 import yaml
+from commands import refused
 
 from routegym.cli.main import main
 from routegym.cli.train import Train
@@ -105,17 +106,6 @@ def test_the_budget_of_the_routes(bench: Path, tmp_path: Path, wanted: float | N
 
 
 # -- what it refuses ---------------------------------------------------------------------------
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What a command that must fail with exit code 2 says."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    assert stop.value.code == 2
-    message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("error: ")
-    return message
-
-
 def test_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "expected a run folder" in refused(capsys, "report", str(tmp_path))
     assert "at least one" in refused(capsys, "report", str(tmp_path), "--routes", "0")
