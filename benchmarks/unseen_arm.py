@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = table(groups, values)
     named = ""
     if options.left_out is not None:
-        named = f"--recording {recording.name} --left-out {' '.join(options.left_out)} "
+        named = f"--recording {options.recording} --left-out {' '.join(options.left_out)} "
     note = (
         f"{machine(['numpy', 'torch'])}; seeds 0 to {options.seeds - 1}, {options.split} split, "
         f"{time.process_time() - began:.0f} CPU s; "
