@@ -130,7 +130,7 @@ def page(name: str, rows: Sequence[Sequence[str]], note: str) -> str:
             "calls that the unseen gets over the budgets.",
             "",
             f"Every policy is trained with `vary_arms(recording, {DROP})`: each training task lacks a random part of",
-            "the pool. Not shown: arms of other families of models, and descriptors measured on other tasks.",
+            "the pool. Not shown: descriptors measured on other tasks.",
             "",
             note,
             "",
