@@ -96,7 +96,7 @@ def to_recording(
     if text != "none":
         tasks = tasks.with_embedding(text, dims, seed)
     table = rows.attempts(kind)
-    prices, pool = _pool(rows, table)
+    prices, pool = _pool(rows, table, rows.charged(kind))
     recording = Recording.empty(
         name=data.name,
         kind=kind,
@@ -219,6 +219,14 @@ class _Rows:
         self._note("of queries that not every arm was recorded for", int((~kept).sum()))
         self._take(np.flatnonzero(kept))
 
+    def charged(self, kind: Kind) -> bool:
+        """Whether calls are charged in dollars, and their tokens not beside them.
+
+        So they are where dollars are stated; and where an attempt is charged turn by turn, since what the turns cost
+        must sum to what the row does, whatever is known of their tokens.
+        """
+        return self.costs == "stated" or kind == "attempts"
+
     def attempts(self, kind: Kind) -> AttemptTable:
         """The rows as attempts, their queries numbered anew."""
         task = np.cumsum(_firsts(self.query)) - 1
@@ -227,18 +235,16 @@ class _Rows:
             f"{self.arms[arm]}#{trial}" if several else self.arms[arm]
             for arm, trial in zip(self.arm.tolist(), self.trial.tolist(), strict=True)
         ]
-        stated = self.costs == "stated"
         if kind != "attempts" or self.turns is None:
             zero = np.zeros(n, dtype=np.int64)
-            charge = self.cost if stated else np.zeros(n)
+            charge = self.cost if self.charged(kind) else np.zeros(n)
             return AttemptTable(
                 task, self.arm, self.score, names, np.arange(n), zero + 1, charge, self.tokens, self.latency,
                 zero, ("ended",), np.zeros(0), self.data.verdict,
             )  # fmt: skip
         turns, first = self.turns, np.concatenate([[0], np.cumsum(self.turns.count)[:-1]])
-        charge = turns.charges(self) if stated else np.zeros(int(turns.count.sum()))
         return AttemptTable(
-            task, self.arm, self.score, names, first, turns.count, charge, turns.tokens[turns.row],
+            task, self.arm, self.score, names, first, turns.count, turns.charges(self), turns.tokens[turns.row],
             np.zeros(len(turns.row)), turns.feedback[turns.row], turns.feedback_names,
             turns.reward[turns.row] if len(turns.reward) else turns.reward, self.data.verdict,
         )  # fmt: skip
@@ -312,6 +318,9 @@ class _Turns:
             )
         self.row = order
         self.tokens = np.stack([_numbers(table, name, 0) for name in _TOKENS], axis=1).astype(np.int64)
+        counted = [name for name in _TOKENS if name in table.column_names]
+        unknown = [np.isnan(_numbers(table, name)) for name in counted]
+        self.uncounted = np.asarray(np.any(unknown, axis=0)) if counted else np.zeros(len(table), dtype=bool)
         names = table["feedback"].unique().sort()
         self.feedback_names: tuple[str, ...] = tuple(names.to_pylist())
         self.feedback = _codes(table["feedback"], names)
@@ -331,21 +340,25 @@ class _Turns:
     def charges(self, rows: _Rows) -> Floats:
         """USD of each turn: as stated, or the bill of the attempt shared out by what its tokens cost.
 
-        The sum over an attempt is its bill to the last digit that a float has.
+        Where the tokens of some turn of an attempt are not known, its turns bear equal shares. The sum over an attempt
+        is its bill to the last digit that a float has.
         """
         owner = np.repeat(np.arange(len(self.count)), self.count)
-        if self.cost is not None:
+        stated = self.cost is not None and rows.costs == "stated"
+        if self.cost is not None and stated:
             weight = self.cost[self.row]
             if np.isnan(weight).any():
                 raise ImportDataError(f"{rows.data.name}, turns: some cost_usd are missing; fill or drop the column")
         else:
             price = np.array([rows.data.prices.get(arm, (1.0, 1.0)) for arm in rows.arms])
             weight = (self.tokens[self.row] * price[rows.arm[owner]]).sum(axis=1)
+            unknown = np.bincount(owner, self.uncounted[self.row]) > 0
+            weight = np.where(unknown[owner], 0.0, weight)
         total = np.bincount(owner, weight)
         even = total[owner] <= 0
         weight = np.where(even, 1.0, weight)
         total = np.bincount(owner, weight)
-        if self.cost is not None and not np.allclose(total, rows.cost, rtol=1e-3, atol=1e-9):
+        if stated and not np.allclose(total, rows.cost, rtol=1e-3, atol=1e-9):
             worst = int(np.argmax(np.abs(total - rows.cost)))
             raise ImportDataError(
                 f"{rows.data.name}: the turns of query {rows.ids[int(rows.query[worst])].as_py()!r}, arm "
@@ -385,7 +398,7 @@ def _tasks(rows: _Rows, seed: int) -> tuple[TaskSet, int]:
     return tasks, sum(before != after for before, after in zip(splits, kept, strict=True))
 
 
-def _pool(rows: _Rows, table: AttemptTable) -> tuple[PriceTable, tuple[Arm, ...]]:
+def _pool(rows: _Rows, table: AttemptTable, charged: bool) -> tuple[PriceTable, tuple[Arm, ...]]:
     """The arms with what a call of theirs takes at most, and what their tokens cost."""
     owner = np.repeat(table.arm, table.turns)
     arms, prices = [], {}
@@ -401,11 +414,13 @@ def _pool(rows: _Rows, table: AttemptTable) -> tuple[PriceTable, tuple[Arm, ...]
                 max_charge_usd=float(table.charge_usd[mine].max()),
             )
         )
-        prompt, completion = (0.0, 0.0) if rows.costs == "stated" else rows.data.prices[name]
+        prompt, completion = (0.0, 0.0) if charged else rows.data.prices[name]
         prices[name] = Price(prompt=prompt, cached=prompt, completion=completion, reasoning=completion)
     note = (
         "dollars as the source of the data states them, call by call; tokens are not charged beside them"
         if rows.costs == "stated"
+        else "tokens at the prices that came with the data, charged in dollars; tokens are not charged beside them"
+        if charged
         else "prices that came with the data"
     )
     return PriceTable(date="as in the source", note=note, prices=prices), tuple(arms)

@@ -283,6 +283,32 @@ def test_turns_that_cost_something_else_than_their_attempt_are_refused():
         to_recording(RoutingData("hand", data.responses, data.queries, turns=turns), "attempts", text="none")
 
 
+@pytest.mark.parametrize(
+    ("tokens", "shares"),
+    [
+        (None, [1 / 3, 1 / 3, 1 / 3]),  # the source counts whole runs
+        ([10, 20, 70], [0.1, 0.2, 0.7]),  # they do not sum to the row
+        ([10, None, 70], [1 / 3, 1 / 3, 1 / 3]),
+        ([0, 0, 0], [1 / 3, 1 / 3, 1 / 3]),
+    ],
+)
+def test_turns_share_out_what_the_tokens_of_a_row_cost(tokens, shares):
+    rows = pa.table({"query": ["q"], "arm": ["a"], "score": [1.0], "prompt_tokens": [1000], "completion_tokens": [100]})
+    turns = pa.table({"query": ["q"] * 3, "arm": ["a"] * 3, "turn": [0, 1, 2], "feedback": ["ok"] * 3})
+    if tokens is not None:
+        turns = turns.append_column("prompt_tokens", pa.array(tokens, pa.int64()))
+        turns = turns.append_column("completion_tokens", pa.array([0] * 3))
+    asked = pa.table({"query": ["q"], "prompt": ["p"]})
+    found = to_recording(
+        RoutingData("hand", rows, asked, turns=turns, prices={"a": (2.0, 30.0)}), "attempts", text="none"
+    )
+    bill = 1000 * 2e-6 + 100 * 30e-6
+    assert found.kept.cost_usd.tolist() == pytest.approx([bill])
+    assert play(found.recording, "a", "a", "a")[2] == pytest.approx([bill * share for share in shares])
+    reserve = found.recording.graph.node_reserve[found.recording.graph.task_start[0], 0]
+    assert reserve == pytest.approx(bill * max(shares))
+
+
 def test_fewer_attempts_than_two_are_single_calls():
     with pytest.raises(ImportDataError, match="most_attempts = 1; expected at least 2"):
         to_recording(cascade_data(), "cascade", most_attempts=1, text="none")
