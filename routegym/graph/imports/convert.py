@@ -222,10 +222,12 @@ class _Rows:
     def charged(self, kind: Kind) -> bool:
         """Whether calls are charged in dollars, and their tokens not beside them.
 
-        So they are where dollars are stated; and where an attempt is charged turn by turn, since what the turns cost
-        must sum to what the row does, whatever is known of their tokens.
+        So they are where dollars are stated; where an attempt is charged turn by turn, since what the turns cost must
+        sum to what the row does, whatever is known of their tokens; and where a row is a whole run, since the reserve
+        of a call is taken from its prompt tokens, and those of a run tell how it went.
         """
-        return self.costs == "stated" or kind == "attempts"
+        whole_runs = self.data.whole_runs or self.data.turns is not None
+        return self.costs == "stated" or kind == "attempts" or whole_runs
 
     def attempts(self, kind: Kind) -> AttemptTable:
         """The rows as attempts, their queries numbered anew."""

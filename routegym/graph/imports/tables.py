@@ -153,6 +153,7 @@ def read_steps(
         responses=responses,
         queries=asked,
         turns=table.drop_columns("score"),
+        whole_runs=True,
         verdict=verdict,
         files={path.name: file_sha256(path) for path in files},
     )

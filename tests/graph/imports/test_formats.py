@@ -611,6 +611,7 @@ def test_mint(tmp_path: Path) -> None:
     )
     write_lines(tmp_path / "small/F=None/max2_p2+tool+cd/reasoning/gsm8k/results.jsonl", [mint_line(0, [], False)])
     data = read("mint", tmp_path)
+    assert data.whole_runs
     assert rows(data.responses.select(["query", "arm", "score"])) == [
         ("gsm8k/0", "large", 1.0),
         ("gsm8k/0", "small", 1.0),
@@ -689,6 +690,7 @@ def test_intercode(tmp_path: Path) -> None:
     bash = intercode_entry(0, [0.7], [True], environment="ic_bash", dataset="./nl2bash/nl2bash_fs_1.json")
     write_json(tmp_path / "gpt-4/ic_bash_multiturn_gpt-4_10_turns_fs_1.json", {"0": bash})
     data = read("intercode", tmp_path)
+    assert data.whole_runs
     assert rows(data.responses) == [
         ("bash/nl2bash_fs_1/0", "gpt-4", 0.0),
         ("sql/dev_spider/0", "gpt-3.5", 1.0),
@@ -809,6 +811,7 @@ def test_swebench(tmp_path: Path) -> None:
         write_json(tmp_path / name / "per_instance_details.json", details)
     write(tmp_path / "20250726_mini_a/metadata.yaml", "info:\n  name: Mini + A\n  resolved: 50.0\n  date: 2025-07-26\n")
     data = read("swebench", tmp_path)
+    assert data.whole_runs
     assert rows(data.responses.select(["query", "arm", "score"])) == [
         ("django__django-1", "20250726_mini_a", 1.0),
         ("django__django-1", "20250802_mini_b", 1.0),
@@ -868,6 +871,7 @@ def test_terminalbench(tmp_path: Path) -> None:
     run("20250811_agent_m/run2", terminal_trial("fix-git", False))
     run("20250901_agent_n/run1", terminal_trial("fix-git", True, 900), terminal_trial("oom", None, None))
     data = read("terminalbench", tmp_path)
+    assert data.whole_runs
     assert rows(data.responses.select(["query", "arm", "trial", "score", "latency_s"])) == [
         ("fix-git", "20250811_agent_m", 0, 1.0, 9.5),
         ("fix-git", "20250811_agent_m", 1, 0.0, 9.5),

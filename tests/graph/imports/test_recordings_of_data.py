@@ -141,6 +141,38 @@ def test_costs_from_tokens_and_prices():
         to_recording(RoutingData("hand", columns, data.queries), costs="tokens", text="none")
 
 
+@pytest.mark.parametrize("kind", ["single_call", "cascade"])
+@pytest.mark.parametrize("told", ["turns", "whole_runs"])
+def test_the_reserve_of_a_whole_run_does_not_tell_how_long_it_was(kind, told):
+    queries = ["q", "r"]
+    rows = pa.table(
+        {
+            "query": queries * 2,
+            "arm": ["a", "a", "b", "b"],
+            "score": [1.0, 0.0] * 2,
+            "prompt_tokens": [100, 9000, 200, 8000],
+            "completion_tokens": [10] * 4,
+        }
+    )
+    turns = pa.table({"query": ["q"], "arm": ["a"], "turn": [0], "feedback": ["ok"]}) if told == "turns" else None
+    data = RoutingData(
+        "hand",
+        rows,
+        pa.table({"query": queries, "prompt": queries}),
+        turns=turns,
+        whole_runs=told == "whole_runs",
+        prices={"a": (2.0, 30.0), "b": (20.0, 30.0)},
+    )
+    recording = to_recording(data, kind, text="none").recording
+    start = recording.graph.task_start
+    assert recording.graph.node_reserve[start, 0] == pytest.approx(9000 * 2e-6 + 10 * 30e-6)
+    assert recording.graph.node_reserve[start, 1] == pytest.approx(8000 * 20e-6 + 10 * 30e-6)
+    assert play(recording, "a", *["b"] * (kind == "cascade"))[2][0] == pytest.approx(100 * 2e-6 + 10 * 30e-6)
+    calls = RoutingData("hand", rows, data.queries, prices=data.prices)
+    graph = to_recording(calls, kind, text="none").recording.graph
+    assert len(set(graph.node_reserve[graph.task_start, 0].tolist())) == 2  # a prompt is known before its call
+
+
 def test_equal_prompts_are_put_into_one_split():
     queries = pa.table(
         {"query": ["q", "r", "s"], "prompt": ["same", "same", "other"], "split": ["train", "test", "train"]}

@@ -72,6 +72,7 @@ def read(source: Path | str) -> RoutingData:
         name="terminalbench",
         responses=responses.table(source),
         queries=queries.table(source),
+        whole_runs=True,
         stated={  # the source's figure counts what could not be graded as failed
             arm: sum(share * count for share, count in parts) / sum(count for _, count in parts)
             for arm, parts in stated.items()
