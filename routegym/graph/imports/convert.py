@@ -412,7 +412,8 @@ def _pool(rows: _Rows, table: AttemptTable, charged: bool) -> tuple[PriceTable, 
                 model=name,
                 tier="",
                 parameters=0,
-                max_completion_tokens=longest or None,
+                # without a limit the reserve of an arm that charges for tokens would be infinite
+                max_completion_tokens=(longest or None) if charged else max(longest, 1),
                 max_charge_usd=float(table.charge_usd[mine].max()),
             )
         )

@@ -173,6 +173,14 @@ def test_the_reserve_of_a_whole_run_does_not_tell_how_long_it_was(kind, told):
     assert len(set(graph.node_reserve[graph.task_start, 0].tolist())) == 2  # a prompt is known before its call
 
 
+def test_an_arm_whose_answers_have_no_tokens_has_a_reserve():
+    rows = pa.table({"query": ["q"], "arm": ["a"], "score": [1.0], "prompt_tokens": [1000], "completion_tokens": [0]})
+    asked = pa.table({"query": ["q"], "prompt": ["p"]})
+    recording = to_recording(RoutingData("hand", rows, asked, prices={"a": (2.0, 30.0)}), text="none").recording
+    assert recording.graph.node_reserve[0, 0] == pytest.approx(1000 * 2e-6 + 30e-6)  # of one token at least
+    assert play(recording, "a", budget=1.0)[2] == pytest.approx([1000 * 2e-6])
+
+
 def test_equal_prompts_are_put_into_one_split():
     queries = pa.table(
         {"query": ["q", "r", "s"], "prompt": ["same", "same", "other"], "split": ["train", "test", "train"]}
