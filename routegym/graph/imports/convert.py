@@ -357,9 +357,6 @@ class _Turns:
             unknown = np.bincount(owner, self.uncounted[self.row]) > 0
             weight = np.where(unknown[owner], 0.0, weight)
         total = np.bincount(owner, weight)
-        even = total[owner] <= 0
-        weight = np.where(even, 1.0, weight)
-        total = np.bincount(owner, weight)
         if stated and not np.allclose(total, rows.cost, rtol=1e-3, atol=1e-9):
             worst = int(np.argmax(np.abs(total - rows.cost)))
             raise ImportDataError(
@@ -367,7 +364,8 @@ class _Turns:
                 f"{rows.arms[rows.arm[worst]]!r} cost {total[worst]:.6g} USD and its row says {rows.cost[worst]:.6g}; "
                 "correct one of them, or leave the costs of turns out"
             )
-        return np.asarray(weight * (rows.cost / total)[owner])
+        weight = np.where(total[owner] <= 0, 1.0, weight)
+        return np.asarray(weight * (rows.cost / np.bincount(owner, weight))[owner])
 
 
 def _tasks(rows: _Rows, seed: int) -> tuple[TaskSet, int]:

@@ -349,6 +349,14 @@ def test_turns_share_out_what_the_tokens_of_a_row_cost(tokens, shares):
     assert reserve == pytest.approx(bill * max(shares))
 
 
+def test_a_free_attempt_is_free_turn_by_turn():
+    data = one_query()
+    rows = data.responses.set_column(3, "cost_usd", [[0.0, 0.1, 0.6]])
+    turns = data.turns.append_column("cost_usd", [[0.0, 0.0, 0.1, 0.1, 0.2, 0.3]])
+    recording = to_recording(RoutingData("hand", rows, data.queries, turns=turns), "attempts", text="none").recording
+    assert play(recording, "small", "small", "accept")[2] == [0.0, 0.0, 0.0]
+
+
 def test_fewer_attempts_than_two_are_single_calls():
     with pytest.raises(ImportDataError, match="most_attempts = 1; expected at least 2"):
         to_recording(cascade_data(), "cascade", most_attempts=1, text="none")
