@@ -92,6 +92,11 @@ def to_recording(
         rows.need_turns()
     rows.complete(missing)
     names = rows.arms
+    controls: tuple[str, ...] = () if kind == "single_call" else ("stop",) if data.verdict else ("accept",)
+    if set(controls) & set(names):
+        raise ImportDataError(
+            f"{data.name}: arm {controls[0]!r} has the name of the action that ends an episode; rename the arm"
+        )
     tasks, moved = _tasks(rows, seed)
     if text != "none":
         tasks = tasks.with_embedding(text, dims, seed)
@@ -101,7 +106,7 @@ def to_recording(
         name=data.name,
         kind=kind,
         arms=pool,
-        controls=() if kind == "single_call" else ("stop",) if data.verdict else ("accept",),
+        controls=controls,
         prices=prices,
         tasks=tasks,
         node_signal_names=signal_names(kind, table, names),

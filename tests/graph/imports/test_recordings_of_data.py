@@ -241,6 +241,16 @@ def test_a_cascade_with_a_verdict_ends_with_success():
     assert seen["calls"] == pytest.approx(1 / 3)
 
 
+@pytest.mark.parametrize(("name", "verdict"), [("stop", True), ("accept", False)])
+def test_an_arm_that_is_named_like_the_control_is_refused(name, verdict):
+    rows = [("q", "a", 0.0, 1.0), ("q", name, 1.0, 2.0)]
+    with pytest.raises(ImportDataError, match=f"arm '{name}' has the name of the action that ends an episode; rename"):
+        to_recording(table_of(rows, verdict=verdict), "cascade", text="none")
+    other = to_recording(table_of(rows, verdict=not verdict), "cascade", text="none").recording
+    assert other.action_names[:2] == ("a", name)
+    assert to_recording(table_of(rows, verdict=verdict), text="none").recording.action_names == ("a", name)
+
+
 # -- attempts ----------------------------------------------------------------------------------
 def test_an_attempt_goes_on_turn_by_turn():
     recording = to_recording(one_query(), "attempts", text="none").recording
