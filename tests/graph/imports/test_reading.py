@@ -268,3 +268,12 @@ def test_the_line_of_a_mistake_is_the_line_of_its_row(
     path.write_bytes(text.encode())
     with pytest.raises(ImportDataError, match=f"line {expected}, field 'score': 'bad'"):
         read_table(path, {"score": COLUMNS["score"]})
+
+
+def test_an_even_number_of_stray_quotation_marks_swallows_no_rows(tmp_path: Path) -> None:
+    rows = "prompt,query,arm,score,cost_usd\nfirst,q0,a,1,0.1\n"
+    stray = '"one,q1,a,1,0.1\ntwo,q2,a,1,0.1\n"three,q3,a,1,0.1\n'
+    with pytest.raises(ImportDataError, match=r"r.csv, line 3: a quotation mark is not closed, or not doubled"):
+        outcomes(tmp_path / "r.csv", rows + stray)
+    whole = stray.replace('"one', '"one ""1"""').replace('"three', '"three"')
+    assert [row["query"] for row in outcomes(tmp_path / "r.csv", rows + whole)] == ["q0", "q1", "q2", "q3"]
