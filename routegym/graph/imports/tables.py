@@ -71,6 +71,7 @@ def read_outcomes(
         else _read_queries(queries, renamed, delimiter)
     )
     steps = None if turns is None else read_turns(turns, renamed, delimiter)
+    _need_named(renamed, source, {"": table, "queries": None if queries is None else asked, "turns": steps})
     files = [Path(path) for path in (source, queries, turns) if path is not None]
     data = RoutingData(
         name=name or Path(source).name.partition(".")[0],
@@ -147,6 +148,7 @@ def read_steps(
         asked = pa.table({"query": ids, "prompt": ids})
     else:
         asked = _read_queries(queries, renamed, delimiter)
+    _need_named(renamed, source, {"": table, "queries": None if queries is None else asked, "turns": None})
     files = [Path(path) for path in (source, queries) if path is not None]
     data = RoutingData(
         name=name or Path(source).name.partition(".")[0],
@@ -305,6 +307,20 @@ def _named(renamed: Mapping[str, str], table: str = "") -> dict[str, str]:
     """The names that hold in a table: those of all tables, and its own."""
     own = {column.partition(".")[2]: name for column, name in renamed.items() if column.partition(".")[0] == table}
     return {column: name for column, name in renamed.items() if "." not in column} | own
+
+
+def _need_named(renamed: Mapping[str, str], source: Path | str, tables: Mapping[str, pa.Table | None]) -> None:
+    """Refuse a column that was named and has no value in any table it was named for; prices are read apart."""
+    for column, name in renamed.items():
+        table, dot, plain = column.rpartition(".")
+        if plain in (*_PRICES, *_CALLS) and (not dot or table == "prices"):
+            continue
+        read = [found for key, found in tables.items() if found is not None and (not dot or key == table)]
+        if not any(plain in found.column_names for found in read):
+            where = f"no table of {table} has" if dot else "no table has"
+            raise ImportDataError(
+                f"{source}: columns names {name!r} as {column}, but {where} a value there; correct it"
+            )
 
 
 def _check_names(renamed: Mapping[str, str]) -> None:

@@ -277,3 +277,19 @@ def test_an_even_number_of_stray_quotation_marks_swallows_no_rows(tmp_path: Path
         outcomes(tmp_path / "r.csv", rows + stray)
     whole = stray.replace('"one', '"one ""1"""').replace('"three', '"three"')
     assert [row["query"] for row in outcomes(tmp_path / "r.csv", rows + whole)] == ["q0", "q1", "q2", "q3"]
+
+
+def test_a_column_that_was_named_and_is_nowhere_is_missed(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    for columns, table in (({"split": "my_split"}, "table"), ({"turns.turn": "step"}, "table of turns")):
+        with pytest.raises(ImportDataError, match=rf"columns names '\w+' as .*, but no {table} has a value"):
+            outcomes(path, PLAIN, columns=columns)
+    queries = tmp_path / "q.csv"
+    queries.write_text("query,prompt,part\nq1,one,train\nq2,two,test\n", encoding="utf-8")
+    found = read_outcomes(path, queries, columns={"split": "part"})  # in one of the tables
+    assert found.queries["split"].to_pylist() == ["train", "test"]
+    steps = tmp_path / "s.csv"
+    steps.write_text("query,arm,turn,feedback,score,cost_usd\nq1,a,0,ok,1,1\n", encoding="utf-8")
+    for name in ("reward", "turns.turn"):
+        with pytest.raises(ImportDataError, match="columns names 'shown'"):
+            read_steps(steps, columns={name: "shown"})
