@@ -325,8 +325,11 @@ def _checked_text(cells: pa.Array, column: Column, place: _Place) -> pa.Array:
         row = int(np.argmax(cells.is_valid()))
         raise place.error(row, cells[row].as_py(), "text; put the column in quotes")
     cells = cells.cast(pa.string())
-    if not column.optional:
-        blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(cells), ""), True).to_numpy(zero_copy_only=False)
+    empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(cells), ""), True)
+    if column.optional:
+        cells = pc.if_else(empty, pa.scalar(None, pa.string()), cells)
+    else:
+        blank = empty.to_numpy(zero_copy_only=False)
         if blank.any():
             row = int(np.argmax(blank))
             raise place.error(row, cells[row].as_py(), "text; an empty cell is not a name or a prompt")

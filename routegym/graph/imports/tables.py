@@ -241,7 +241,7 @@ def _read(
 
 
 def _queries_of(table: pa.Table, source: Path | str, renamed: Mapping[str, str], delimiter: str | None) -> pa.Table:
-    """The queries of a table that has them in its rows; without prompts their ids stand for them."""
+    """The queries of a table that has them in its rows; the id of one without a prompt stands for it."""
     found = [column for column in QUERIES if column in table.column_names]
     every = table.select(found).combine_chunks()
     if "prompt" not in found:
@@ -258,7 +258,8 @@ def _queries_of(table: pa.Table, source: Path | str, renamed: Mapping[str, str],
                 if value != first[column]:
                     expected = f"the same as in the first row of query {name.as_py()!r}, or another id for the query"
                     raise cell_error(source, row, renamed.get(column, column), value, expected, delimiter)
-    return asked
+    prompt = pc.coalesce(asked["prompt"], asked["query"])
+    return asked.set_column(asked.column_names.index("prompt"), "prompt", prompt)
 
 
 def _read_queries(path: Path | str, renamed: Mapping[str, str], delimiter: str | None) -> pa.Table:
