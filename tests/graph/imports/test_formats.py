@@ -223,6 +223,21 @@ def test_llmrouter_lines(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("latest", None),
+        ("constrained", None),
+        ("routing_test_data", "test"),
+        ("a-Train", "train"),
+        ("train_test", None),
+    ],
+)
+def test_llmrouter_splits_are_words_of_file_names(name: str, split: str | None, tmp_path: Path) -> None:
+    data = read("llmrouter", write_lines(tmp_path / f"{name}.jsonl", [llmrouter_line("gsm8k", 0, "a")]))
+    assert (data.queries["split"].to_pylist() if "split" in data.queries.column_names else [None]) == [split]
+
+
 def test_llmrouter_lists(tmp_path: Path) -> None:
     path = write_json(
         tmp_path / "test.json",
