@@ -235,6 +235,11 @@ def _read(
             raise ImportDataError(f"{path}: no value in any of the columns {', '.join(found)}; name others (--columns)")
         cells = [table[part].combine_chunks() for part in found if part not in missing]
         cells = [pc.if_else(pc.equal(part, ""), pa.scalar(None, pa.string()), part) for part in cells]
+        empty = np.all([part.is_null().to_numpy(zero_copy_only=False) for part in cells], axis=0)
+        if empty.any():
+            row = int(np.argmax(empty))
+            expected = f"a value in one of the columns {', '.join(found)}; fill one or drop the row"
+            raise cell_error(path, row, names[column], "", expected, delimiter)
         name = pc.binary_join_element_wise(*cells, "/", null_handling="skip")
         table = table.append_column(column, name).drop_columns([part for part in found if part in table.column_names])
     return table

@@ -812,6 +812,13 @@ def test_bfcl_errors(tmp_path: Path) -> None:
         ImportDataError, match=r"multiple_score.json, line 1, field 'total_count': '3'; expected a number"
     ):
         read("bfcl", tmp_path)
+    write(path, whole)
+    results = tmp_path / "result/a/non_live/BFCL_v4_multiple_result.json"
+    for count in ("1e999", "1e10", "[[0.5]]"):
+        bfcl_folder(tmp_path)
+        write(results, results.read_text().replace('"input_token_count": 70', f'"input_token_count": {count}', 1))
+        with pytest.raises(ImportDataError, match=r"multiple_result.json, line 1, .*(not valid|whole numbers)"):
+            read("bfcl", tmp_path)
     with pytest.raises(ImportDataError, match="there is no such folder; name the one that holds score and result"):
         read("bfcl", tmp_path / "score")
 
@@ -900,6 +907,17 @@ def test_terminalbench(tmp_path: Path) -> None:
     assert len(read("terminalbench", tmp_path / "20250901_agent_n/run1").responses) == 1
     with pytest.raises(ImportDataError, match=r"no results.json in this folder or below it"):
         read("terminalbench", tmp_path / "20250811_agent_m/run1/t/t.1-of-1/none")
+
+
+def test_terminalbench_times_and_runs_that_cannot_be(tmp_path: Path) -> None:
+    path = tmp_path / "m/run1/results.json"
+    mixed = terminal_trial("fix-git", True) | {"agent_started_at": "2025-08-10T05:27:22"}
+    write_json(path, {"results": [mixed], "accuracy": 1.0})
+    with pytest.raises(ImportDataError, match=r"field '.*agent_ended_at': .*; expected a time with a zone"):
+        read("terminalbench", tmp_path)
+    write_json(path, {"results": [terminal_trial("fix-git", True)], "accuracy": 1.0})
+    write_json(tmp_path / "n/run1/results.json", {"results": [], "accuracy": 0.0})  # nothing was run
+    assert read("terminalbench", tmp_path).stated == {"m": 1.0}
 
 
 # -- all formats -------------------------------------------------------------------------------

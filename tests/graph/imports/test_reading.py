@@ -186,6 +186,12 @@ def test_columns_that_make_an_arm_together(tmp_path: Path) -> None:
     assert set(data.responses.column_names) == {"query", "arm", "score", "cost_usd"}
     with pytest.raises(ImportDataError, match=r"r\.csv, line 1: no column 'efort'|no value in any of the columns"):
         read_outcomes(path, columns={"arm": "modle+efort"})
+    empty = tmp_path / "empty.csv"
+    empty.write_text("query,model,effort,score,cost_usd\nq,a,low,1,1\nq,,,1,2\n")
+    with pytest.raises(
+        ImportDataError, match=r"empty.csv, line 3, field 'model\+effort': ''; expected a value in one of"
+    ):
+        read_outcomes(empty, columns={"arm": "model+effort"})
     with pytest.raises(ImportDataError, match="part of a name"):
         read_outcomes(path, columns={"arm": "query+effort"})
 
