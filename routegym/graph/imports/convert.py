@@ -54,6 +54,8 @@ class Imported:
     masked: int
     """(query, arm) pairs without a row: those arms are not legal for those queries."""
     kept: KeptRows
+    lost_arms: tuple[str, ...] = ()
+    """Arms of which no row has a known query and a cost."""
 
 
 def to_recording(
@@ -128,7 +130,7 @@ def to_recording(
     fill_graph(recording, kind, table, 1 if kind == "single_call" else most_attempts)
     recording.fix_scales()
     kept = KeptRows(table.task, rows.arm, rows.score, rows.cost)
-    return Imported(recording, data, dict(rows.dropped), moved, len(tasks) * len(names) - rows.pairs, kept)
+    return Imported(recording, data, dict(rows.dropped), moved, len(tasks) * len(names) - rows.pairs, kept, rows.lost)
 
 
 class _Rows:
@@ -161,7 +163,14 @@ class _Rows:
         if not len(table):
             raise ImportDataError(f"{data.name}: no row has {_NEEDED[self.costs]}; name its column, or give prices")
         cost = cost[~np.isnan(cost)]
-        present = [arm for arm in arms or known if pc.any(pc.equal(table["arm"], arm)).as_py()]
+        left = set(table["arm"].unique().to_pylist())
+        present = [arm for arm in arms or known if arm in left]
+        self.lost: tuple[str, ...] = tuple(arm for arm in arms or known if arm not in left)
+        if arms and self.lost:
+            raise ImportDataError(
+                f"{data.name}: no row of arm {self.lost[0]!r} has a known query, and {_NEEDED[self.costs]}; give them, "
+                "or leave the arm out"
+            )
         code = pc.index_in(table["arm"], value_set=pa.array(present)).to_numpy(zero_copy_only=False).astype(np.int64)
         if not arms:
             mean = np.bincount(code, cost) / np.bincount(code)

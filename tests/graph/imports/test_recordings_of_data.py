@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import routegym  # noqa: F401  (registers the environments)
 from routegym.core import RoutingVectorEnv
 from routegym.errors import ActionError, ImportDataError, RecordingError
+from routegym.evaluation.import_report import import_report
 from routegym.graph import OPEN, Expander, Recording, always_arm_actions, evaluate_choices
 from routegym.graph.imports import RoutingData, to_recording
 
@@ -179,6 +180,21 @@ def test_an_arm_whose_answers_have_no_tokens_has_a_reserve():
     recording = to_recording(RoutingData("hand", rows, asked, prices={"a": (2.0, 30.0)}), text="none").recording
     assert recording.graph.node_reserve[0, 0] == pytest.approx(1000 * 2e-6 + 30e-6)  # of one token at least
     assert play(recording, "a", budget=1.0)[2] == pytest.approx([1000 * 2e-6])
+
+
+def test_an_arm_without_any_cost_is_missed():
+    rows = pa.table(
+        {"query": ["q", "q"], "arm": ["a", "b"], "score": [1.0] * 2, "prompt_tokens": [5] * 2,
+         "completion_tokens": [5] * 2}
+    )  # fmt: skip
+    data = RoutingData("hand", rows, pa.table({"query": ["q"], "prompt": ["p"]}), prices={"a": (1.0, 1.0)})
+    with pytest.raises(ImportDataError, match="no row of arm 'b' has a known query, and tokens and a price of"):
+        to_recording(data, arms=["a", "b"], text="none")
+    found = to_recording(data, text="none")
+    assert found.recording.action_names == ("a",)
+    assert found.lost_arms == ("b",)
+    lost = "b is not in the recording: none of its rows has a known query, and tokens and a price of its arm"
+    assert lost in import_report(found).warnings
 
 
 def test_equal_prompts_are_put_into_one_split():
