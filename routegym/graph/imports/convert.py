@@ -259,9 +259,10 @@ class _Rows:
                 zero, ("ended",), np.zeros(0), self.data.verdict,
             )  # fmt: skip
         turns, first = self.turns, np.concatenate([[0], np.cumsum(self.turns.count)[:-1]])
+        share, owner = turns.shares(self), turns.owner
         return AttemptTable(
-            task, self.arm, self.score, names, first, turns.count, turns.charges(self), turns.tokens[turns.row],
-            np.zeros(len(turns.row)), turns.feedback[turns.row], turns.feedback_names,
+            task, self.arm, self.score, names, first, turns.count, share * self.cost[owner], turns.tokens[turns.row],
+            share * self.latency[owner], turns.feedback[turns.row], turns.feedback_names,
             turns.reward[turns.row] if len(turns.reward) else turns.reward, self.data.verdict,
         )  # fmt: skip
 
@@ -345,6 +346,11 @@ class _Turns:
         self.reward = np.clip(_numbers(table, "reward", 0), 0.0, 1.0) if shown else np.zeros(0)
         self.cost = _numbers(table, "cost_usd") if "cost_usd" in table.column_names else None
 
+    @property
+    def owner(self) -> Ints:
+        """The attempt of each turn."""
+        return np.repeat(np.arange(len(self.count)), self.count)
+
     def take(self, attempts: Ints) -> None:
         """Keep the turns of some attempts, in ascending order."""
         first = np.concatenate([[0], np.cumsum(self.count)[:-1]])
@@ -353,13 +359,12 @@ class _Turns:
         self.row = self.row[start + np.arange(int(count.sum()))]
         self.count = count
 
-    def charges(self, rows: _Rows) -> Floats:
-        """USD of each turn: as stated, or the bill of the attempt shared out by what its tokens cost.
+    def shares(self, rows: _Rows) -> Floats:
+        """The part of its attempt's bill that each turn bears: as stated, or by what its tokens cost.
 
-        Where the tokens of some turn of an attempt are not known, its turns bear equal shares. The sum over an attempt
-        is its bill to the last digit that a float has.
+        Where the tokens of some turn of an attempt are not known, its turns bear equal shares.
         """
-        owner = np.repeat(np.arange(len(self.count)), self.count)
+        owner = self.owner
         stated = self.cost is not None and rows.costs == "stated"
         if self.cost is not None and stated:
             weight = self.cost[self.row]
@@ -379,7 +384,7 @@ class _Turns:
                 "correct one of them, or leave the costs of turns out"
             )
         weight = np.where(total[owner] <= 0, 1.0, weight)
-        return np.asarray(weight * (rows.cost / np.bincount(owner, weight))[owner])
+        return np.asarray(weight / np.bincount(owner, weight)[owner])
 
 
 def _tasks(rows: _Rows, seed: int) -> tuple[TaskSet, int]:

@@ -383,6 +383,18 @@ def test_a_free_attempt_is_free_turn_by_turn():
     assert play(recording, "small", "small", "accept")[2] == [0.0, 0.0, 0.0]
 
 
+def test_the_seconds_of_an_attempt_are_shared_out_as_its_bill_is():
+    data = one_query()
+    rows = data.responses.append_column("latency_s", [[3.0, 1.0, 6.0]])
+    graph = to_recording(
+        RoutingData("hand", rows, data.queries, turns=data.turns, verdict=True), "attempts", text="none"
+    ).recording.graph
+    seconds = graph.edges["latency_s"]
+    assert sorted(set(np.round(seconds[seconds > 0], 4).tolist())) == [1.0, 2.0, 3.0]
+    dollars = graph.edges["cost_usd"][seconds > 0]  # 10 s for 0.1, 10 s for 1, by arm: small, middle, large
+    assert sorted(set(np.round(seconds[seconds > 0] / dollars, 3).tolist())) == [10.0, 100.0]
+
+
 def test_fewer_attempts_than_two_are_single_calls():
     with pytest.raises(ImportDataError, match="most_attempts = 1; expected at least 2"):
         to_recording(cascade_data(), "cascade", most_attempts=1, text="none")
