@@ -246,11 +246,7 @@ class _Rows:
     def attempts(self, kind: Kind) -> AttemptTable:
         """The rows as attempts, their queries numbered anew."""
         task = np.cumsum(_firsts(self.query)) - 1
-        n, several = len(task), bool(self.trial.any())
-        names = [
-            f"{self.arms[arm]}#{trial}" if several else self.arms[arm]
-            for arm, trial in zip(self.arm.tolist(), self.trial.tolist(), strict=True)
-        ]
+        n, names = len(task), [self.arms[arm] for arm in self.arm.tolist()]
         if kind != "attempts" or self.turns is None:
             zero = np.zeros(n, dtype=np.int64)
             charge = self.cost if self.charged(kind) else np.zeros(n)

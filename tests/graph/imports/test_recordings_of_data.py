@@ -415,6 +415,15 @@ def test_trials_are_samples_of_an_arm():
     assert cost[graph.task_start[0]] == pytest.approx(1.5)
 
 
+def test_texts_do_not_tell_which_trial_was_drawn(tmp_path):
+    recording = to_recording(trials(), "cascade", most_attempts=3, text="none").recording
+    shown = {text for text in recording.texts if text.startswith("{")}
+    assert '{"arm":"a","tried":["a"]}' in shown
+    assert not [text for text in shown if "#" in text]
+    recording.save(tmp_path / "r")
+    assert set(Recording.load(tmp_path / "r").texts) >= shown
+
+
 def test_a_retry_draws_another_trial():
     recording = to_recording(trials(), "cascade", most_attempts=3, text="none").recording
     graph = recording.graph
