@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import routegym  # noqa: F401  (registers the environments)
 from routegym.core import RoutingVectorEnv
-from routegym.errors import ActionError, ImportDataError, RecordingError
+from routegym.errors import ActionError, ImportDataError, PoolError, RecordingError
 from routegym.evaluation.import_report import import_report
-from routegym.graph import OPEN, Expander, Recording, always_arm_actions, evaluate_choices
+from routegym.graph import OPEN, Expander, Recording, always_arm_actions, evaluate_choices, keep_arms
 from routegym.graph.imports import RoutingData, to_recording
 
 ARMS = ("small", "middle", "large")
@@ -110,6 +110,14 @@ def test_or_the_arm_is_masked_there():
     assert graph.complete
     score, _ = evaluate_choices(graph, always_arm_actions(graph, 1))  # the cheapest legal arm stands in
     assert score[graph.task_start].tolist() == [1.0, 1.0]
+
+
+def test_arms_that_leave_a_task_without_a_choice_are_not_kept():
+    rows = [("q", "a", 1.0, 1.0), ("r", "a", 0.0, 1.0), ("r", "b", 1.0, 2.0)]
+    recording = to_recording(table_of(rows), missing="mask", text="none").recording
+    with pytest.raises(PoolError, match=r"1 of 2 tasks were recorded with none of the arms b; keep others, too"):
+        keep_arms(recording, ["b"])
+    assert keep_arms(recording, ["a"]).action_names == ("a",)
 
 
 def test_no_query_is_complete():
