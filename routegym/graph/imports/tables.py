@@ -143,6 +143,14 @@ def read_steps(
     whole = ordered.group_by(keys, use_threads=False).aggregate([("score", "last"), *sums])
     plain = [column.removesuffix("_sum").removesuffix("_last") for column in whole.column_names]
     responses = whole.rename_columns(plain)
+    for column in (column for column in _TOKENS if column in plain):
+        total = responses[column].fill_null(0).to_numpy()
+        row, most = int(total.argmax()), int(COLUMNS[column].high)
+        if total[row] > most:
+            raise ImportDataError(
+                f"{source}: query {responses['query'][row].as_py()!r:.60}, arm {responses['arm'][row].as_py()!r:.60}: "
+                f"{column} sum to {total[row]:,}; expected at most {most:,}; correct them"
+            )
     if queries is None:
         ids = responses["query"].unique()
         asked = pa.table({"query": ids, "prompt": ids})

@@ -318,3 +318,13 @@ def test_an_empty_text_that_may_be_missing_is_missing(form: str, tmp_path: Path)
     queries = read_outcomes(path).queries.sort_by("query")
     assert queries["prompt"].to_pylist() == ["one", "q2", "q3"]  # the id is all that is known
     assert queries["kind"].to_pylist() == [None, None, "odd"]
+
+
+def test_the_tokens_of_an_attempt_sum_to_a_number_that_can_be_kept(tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    turns = "".join(f"q1,a,{turn},ok,1,2000000000,5\n" for turn in range(2))
+    path.write_text(f"query,arm,turn,feedback,score,prompt_tokens,completion_tokens\n{turns}", encoding="utf-8")
+    with pytest.raises(
+        ImportDataError, match="query 'q1', arm 'a': prompt_tokens sum to 4,000,000,000; expected at most"
+    ):
+        read_steps(path)
