@@ -110,17 +110,9 @@ class Import:
     def _options(self) -> dict[str, Any]:
         """The options that were given, as the reader and the conversion take them."""
         from routegym.cli.train import changes
+        from routegym.errors import ConfigError
 
-        reading = {
-            "queries": self.queries,
-            "turns": self.turns,
-            "prices": self.prices,
-            "columns": _pairs(self.columns),
-            "delimiter": _NAMED_DELIMITERS.get(self.delimiter or "", self.delimiter),
-            "verdict": self.verdict or None,
-            **changes(self.set),
-        }
-        return {name: value for name, value in reading.items() if value not in (None, {})} | {
+        converting = {
             "kind": self.kind,
             "arms": self.arms,
             "missing": self.missing,
@@ -130,6 +122,20 @@ class Import:
             "dims": self.dims,
             "seed": self.seed,
         }
+        further = changes(self.set)
+        for name in further:
+            if name in converting:
+                raise ConfigError(f"--set {name}; it is an option of its own: --{name.replace('_', '-')}")
+        reading = {
+            "queries": self.queries,
+            "turns": self.turns,
+            "prices": self.prices,
+            "columns": _pairs(self.columns),
+            "delimiter": _NAMED_DELIMITERS.get(self.delimiter or "", self.delimiter),
+            "verdict": self.verdict or None,
+        }
+        given = {name: value for name, value in reading.items() if value not in (None, {})}
+        return given | further | converting
 
     def _command(self) -> str:
         """The command without folders of this machine."""

@@ -141,7 +141,7 @@ def import_report(imported: Imported) -> ImportReport:
         best_arm=names[int(np.argmax(means))],
         oracle_score=float(top.mean()),
         oracle_cost_usd=float(best_cost.mean()),
-        warnings=tuple(_warnings(data, arms, rows)),
+        warnings=(*_lost(imported), *_warnings(data, arms, rows)),
         leaks=tuple(find_leaks(recording)),
         notes=tuple(data.notes),
     )
@@ -205,6 +205,13 @@ def _fitted_price(rows: pa.Table) -> tuple[float, float] | None:
 
 
 # -- what looks odd ----------------------------------------------------------------------------
+def _lost(imported: Imported) -> Iterator[str]:
+    stated = imported.recording.provenance["imported"]["costs"] == "stated"
+    needed = "a cost" if stated else "tokens and a price of its arm"
+    for name in imported.lost_arms:
+        yield f"{name} is not in the recording: none of its rows has a known query, and {needed}"
+
+
 def _warnings(data: RoutingData, arms: Sequence[ArmReport], rows: Sequence[pa.Table]) -> Iterator[str]:
     yield from _suspicious(arms)
     for arm, mine in zip(arms, rows, strict=True):

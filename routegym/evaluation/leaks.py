@@ -58,7 +58,8 @@ def find_leaks(recording: Recording, run: Run | Path | None = None) -> list[Leak
 
     - ``duplicate``, ``near_duplicate``: prompts of several splits that are the same but for case, white space and
       punctuation, or nearly the same (`routegym.tasks.duplicates`);
-    - ``observation``: a column that a router sees at the start (of the embedding, or a signal) separates the tasks that
+    - ``observation``: a column that a router sees at the start (of the embedding, a signal, the reserve of an action
+      or whether it is legal) separates the tasks that
       an arm gets right from the others, or those where the best choice is a certain arm; or a signal of a later
       situation whether handing in what there is will be right;
     - ``order``: so does the position of the task, the number in its id, or the rest of its id; or one of the first two
@@ -117,7 +118,12 @@ def _columns(recording: Recording) -> Iterator[Leak]:
     chosen = _evenly(n)
     names = [*(f"embedding column {column}" for column in range(tasks.embedding.shape[1]))]
     names += [f"signal {name!r}" for name in recording.node_signal_names]
-    seen = np.hstack([tasks.embedding, graph.node_signals[graph.task_start]])
+    reserve = graph.node_reserve[graph.task_start]  # a router sees prices and what is legal
+    names += [f"the reserve of {name!r}" for name in recording.action_names]
+    names += [f"whether {name!r} is legal" for name in recording.action_names]
+    seen = np.hstack(
+        [tasks.embedding, graph.node_signals[graph.task_start], np.nan_to_num(reserve), ~np.isnan(reserve)]
+    )
     for name, column in zip(names, seen.T.astype(np.float64), strict=True):
         for label in _given_away(column[chosen], labels[:, chosen], held[chosen], names_too=True):
             yield Leak(

@@ -31,7 +31,7 @@ def keep_arms(recording: Recording, names: Sequence[str], *, keep_scales: bool =
             first call. False fixes them anew, as for a recording of its own.
 
     Raises:
-        PoolError: there is no such arm, one is named twice, or none is named.
+        PoolError: there is no such arm, one is named twice, or none is named; or a task would have no legal action.
     """
     names = tuple(names)
     known = [arm.name for arm in recording.arms]
@@ -44,7 +44,15 @@ def keep_arms(recording: Recording, names: Sequence[str], *, keep_scales: bool =
         if arm.name in names and arm.fallback is not None and arm.fallback not in names:
             raise PoolError(f"{recording.name}: arm {arm.name} falls back to {arm.fallback}; keep that one, too")
     n_arms = recording.graph.n_arms
-    actions = np.array([*map(known.index, names), *range(n_arms, recording.graph.n_actions)])
+    start = recording.graph.node_reserve[recording.graph.task_start]
+    mine = [*map(known.index, names), *range(n_arms, recording.graph.n_actions)]
+    stuck = int(np.isnan(start[:, mine]).all(axis=1).sum())
+    if stuck:
+        raise PoolError(
+            f"{recording.name}: {stuck:,} of {len(start):,} tasks were recorded with none of the arms "
+            f"{', '.join(names)}; keep others, too"
+        )
+    actions = np.array(mine)
     columns = _signal_columns(recording, names)
     graph, texts = _part(recording, np.ones(recording.graph.node_reserve.shape, dtype=bool), actions, columns)
     smaller = replace(

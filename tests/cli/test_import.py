@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from commands import said
 
+from routegym.cli.import_ import Import
 from routegym.graph import Recording
 from routegym.graph.imports import FORMATS
 from routegym.graph.imports.registry import reader_of
@@ -164,6 +165,8 @@ def test_help_lists_the_formats(capsys: pytest.CaptureFixture[str]) -> None:
             "at least 2",
         ),
         (["table", "results.csv", "--columns", *COLUMNS.split(), "--costs", "tokens"], "prices"),
+        (["table", "results.csv", "--set", "kind=cascade"], "--set kind; it is an option of its own: --kind"),
+        (["table", "results.csv", "--set", "most_attempts=3"], "option of its own: --most-attempts"),
         (["table", "a\0b.csv"], "no such file"),
         (["table", "x" * 300 + ".csv"], "cannot be read"),
     ],
@@ -219,3 +222,9 @@ def test_validate_warns_of_leaks(table: Path, tmp_path: Path, capsys: pytest.Cap
     assert "sound" in text
     assert f"{out}: warning: 1 prompt(s) are in several splits" in text
     assert repr(held[0]) in text
+
+
+def test_an_option_of_a_format_may_be_none(tmp_path: Path) -> None:
+    command = Import("intercode", tmp_path, tmp_path / "out", set=("max_turns=null",))
+    assert command._options()["max_turns"] is None
+    assert "verdict" not in command._options()

@@ -161,6 +161,18 @@ def verdict_seen() -> Recording:
     return recording
 
 
+def reserved(reserve: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.floating]]) -> Callable[[], Recording]:
+    """What the first arm reserves at the start is made of whether the arms are right; NaN where it is not legal."""
+
+    def plant() -> Recording:
+        recording = clean(13)
+        graph = recording.graph
+        graph.node_reserve[graph.task_start, 0] = reserve(right_of(recording))
+        return recording
+
+    return plant
+
+
 PLANTED: dict[str, tuple[str, Callable[[], Recording]]] = {
     "case": ("duplicate", in_two_splits(str.upper)),
     "white space": ("duplicate", in_two_splits(lambda text: text.replace(" ", "  \n"))),
@@ -179,6 +191,8 @@ PLANTED: dict[str, tuple[str, Callable[[], Recording]]] = {
     "the number of the best arm": ("observation", observed(best_arm)),
     "the best arm in no order": ("observation", observed(lambda right: (best_arm(right) + 0.5) % 1.25)),
     "the scores as bits": ("observation", observed(lambda right: (right[:, 0] + 2 * right[:, 1]) / 3)),
+    "the reserve of an arm": ("observation", reserved(lambda right: 0.002 - 0.001 * right[:, 0])),
+    "which arm is legal": ("observation", reserved(lambda right: np.where(right[:, 1] > 0, 0.001, np.nan))),
     "the verdict after a call": ("observation", verdict_seen),
     "a file sorted by score": ("order", in_order(lambda right: right[:, 1], lambda number: f"q{(number * 77) % N}")),
     "a file sorted by failure": ("order", in_order(lambda right: ~right[:, 0], lambda number: f"q{(number * 77) % N}")),

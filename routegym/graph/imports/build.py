@@ -39,7 +39,7 @@ class AttemptTable:
     score: Floats
     """Its score in [0, 1], (n,)."""
     name: Sequence[str]
-    """What texts call it: its arm, and its trial where there are several, (n,)."""
+    """What texts call it: its arm; the number of a trial may tell its score, (n,)."""
     first: Ints
     """Its first turn, (n,)."""
     turns: Ints

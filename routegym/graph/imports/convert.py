@@ -54,6 +54,8 @@ class Imported:
     masked: int
     """(query, arm) pairs without a row: those arms are not legal for those queries."""
     kept: KeptRows
+    lost_arms: tuple[str, ...] = ()
+    """Arms of which no row has a known query and a cost."""
 
 
 def to_recording(
@@ -92,16 +94,21 @@ def to_recording(
         rows.need_turns()
     rows.complete(missing)
     names = rows.arms
+    controls: tuple[str, ...] = () if kind == "single_call" else ("stop",) if data.verdict else ("accept",)
+    if set(controls) & set(names):
+        raise ImportDataError(
+            f"{data.name}: arm {controls[0]!r} has the name of the action that ends an episode; rename the arm"
+        )
     tasks, moved = _tasks(rows, seed)
     if text != "none":
         tasks = tasks.with_embedding(text, dims, seed)
     table = rows.attempts(kind)
-    prices, pool = _pool(rows, table)
+    prices, pool = _pool(rows, table, rows.charged(kind))
     recording = Recording.empty(
         name=data.name,
         kind=kind,
         arms=pool,
-        controls=() if kind == "single_call" else ("stop",) if data.verdict else ("accept",),
+        controls=controls,
         prices=prices,
         tasks=tasks,
         node_signal_names=signal_names(kind, table, names),
@@ -123,7 +130,7 @@ def to_recording(
     fill_graph(recording, kind, table, 1 if kind == "single_call" else most_attempts)
     recording.fix_scales()
     kept = KeptRows(table.task, rows.arm, rows.score, rows.cost)
-    return Imported(recording, data, dict(rows.dropped), moved, len(tasks) * len(names) - rows.pairs, kept)
+    return Imported(recording, data, dict(rows.dropped), moved, len(tasks) * len(names) - rows.pairs, kept, rows.lost)
 
 
 class _Rows:
@@ -156,7 +163,14 @@ class _Rows:
         if not len(table):
             raise ImportDataError(f"{data.name}: no row has {_NEEDED[self.costs]}; name its column, or give prices")
         cost = cost[~np.isnan(cost)]
-        present = [arm for arm in arms or known if pc.any(pc.equal(table["arm"], arm)).as_py()]
+        left = set(table["arm"].unique().to_pylist())
+        present = [arm for arm in arms or known if arm in left]
+        self.lost: tuple[str, ...] = tuple(arm for arm in arms or known if arm not in left)
+        if arms and self.lost:
+            raise ImportDataError(
+                f"{data.name}: no row of arm {self.lost[0]!r} has a known query, and {_NEEDED[self.costs]}; give them, "
+                "or leave the arm out"
+            )
         code = pc.index_in(table["arm"], value_set=pa.array(present)).to_numpy(zero_copy_only=False).astype(np.int64)
         if not arms:
             mean = np.bincount(code, cost) / np.bincount(code)
@@ -219,27 +233,32 @@ class _Rows:
         self._note("of queries that not every arm was recorded for", int((~kept).sum()))
         self._take(np.flatnonzero(kept))
 
+    def charged(self, kind: Kind) -> bool:
+        """Whether calls are charged in dollars, and their tokens not beside them.
+
+        So they are where dollars are stated; where an attempt is charged turn by turn, since what the turns cost must
+        sum to what the row does, whatever is known of their tokens; and where a row is a whole run, since the reserve
+        of a call is taken from its prompt tokens, and those of a run tell how it went.
+        """
+        whole_runs = self.data.whole_runs or self.data.turns is not None
+        return self.costs == "stated" or kind == "attempts" or whole_runs
+
     def attempts(self, kind: Kind) -> AttemptTable:
         """The rows as attempts, their queries numbered anew."""
         task = np.cumsum(_firsts(self.query)) - 1
-        n, several = len(task), bool(self.trial.any())
-        names = [
-            f"{self.arms[arm]}#{trial}" if several else self.arms[arm]
-            for arm, trial in zip(self.arm.tolist(), self.trial.tolist(), strict=True)
-        ]
-        stated = self.costs == "stated"
+        n, names = len(task), [self.arms[arm] for arm in self.arm.tolist()]
         if kind != "attempts" or self.turns is None:
             zero = np.zeros(n, dtype=np.int64)
-            charge = self.cost if stated else np.zeros(n)
+            charge = self.cost if self.charged(kind) else np.zeros(n)
             return AttemptTable(
                 task, self.arm, self.score, names, np.arange(n), zero + 1, charge, self.tokens, self.latency,
                 zero, ("ended",), np.zeros(0), self.data.verdict,
             )  # fmt: skip
         turns, first = self.turns, np.concatenate([[0], np.cumsum(self.turns.count)[:-1]])
-        charge = turns.charges(self) if stated else np.zeros(int(turns.count.sum()))
+        share, owner = turns.shares(self), turns.owner
         return AttemptTable(
-            task, self.arm, self.score, names, first, turns.count, charge, turns.tokens[turns.row],
-            np.zeros(len(turns.row)), turns.feedback[turns.row], turns.feedback_names,
+            task, self.arm, self.score, names, first, turns.count, share * self.cost[owner], turns.tokens[turns.row],
+            share * self.latency[owner], turns.feedback[turns.row], turns.feedback_names,
             turns.reward[turns.row] if len(turns.reward) else turns.reward, self.data.verdict,
         )  # fmt: skip
 
@@ -312,6 +331,9 @@ class _Turns:
             )
         self.row = order
         self.tokens = np.stack([_numbers(table, name, 0) for name in _TOKENS], axis=1).astype(np.int64)
+        counted = [name for name in _TOKENS if name in table.column_names]
+        unknown = [np.isnan(_numbers(table, name)) for name in counted]
+        self.uncounted = np.asarray(np.any(unknown, axis=0)) if counted else np.zeros(len(table), dtype=bool)
         names = table["feedback"].unique().sort()
         self.feedback_names: tuple[str, ...] = tuple(names.to_pylist())
         self.feedback = _codes(table["feedback"], names)
@@ -319,6 +341,11 @@ class _Turns:
         # what an environment shows may leave [0, 1] for a moment (a penalty); what a router sees may not
         self.reward = np.clip(_numbers(table, "reward", 0), 0.0, 1.0) if shown else np.zeros(0)
         self.cost = _numbers(table, "cost_usd") if "cost_usd" in table.column_names else None
+
+    @property
+    def owner(self) -> Ints:
+        """The attempt of each turn."""
+        return np.repeat(np.arange(len(self.count)), self.count)
 
     def take(self, attempts: Ints) -> None:
         """Keep the turns of some attempts, in ascending order."""
@@ -328,31 +355,32 @@ class _Turns:
         self.row = self.row[start + np.arange(int(count.sum()))]
         self.count = count
 
-    def charges(self, rows: _Rows) -> Floats:
-        """USD of each turn: as stated, or the bill of the attempt shared out by what its tokens cost.
+    def shares(self, rows: _Rows) -> Floats:
+        """The part of its attempt's bill that each turn bears: as stated, or by what its tokens cost.
 
-        The sum over an attempt is its bill to the last digit that a float has.
+        Where the tokens of some turn of an attempt are not known, its turns bear equal shares.
         """
-        owner = np.repeat(np.arange(len(self.count)), self.count)
-        if self.cost is not None:
+        owner = self.owner
+        stated = self.cost is not None and rows.costs == "stated"
+        if self.cost is not None and stated:
             weight = self.cost[self.row]
             if np.isnan(weight).any():
                 raise ImportDataError(f"{rows.data.name}, turns: some cost_usd are missing; fill or drop the column")
         else:
             price = np.array([rows.data.prices.get(arm, (1.0, 1.0)) for arm in rows.arms])
             weight = (self.tokens[self.row] * price[rows.arm[owner]]).sum(axis=1)
+            unknown = np.bincount(owner, self.uncounted[self.row]) > 0
+            weight = np.where(unknown[owner], 0.0, weight)
         total = np.bincount(owner, weight)
-        even = total[owner] <= 0
-        weight = np.where(even, 1.0, weight)
-        total = np.bincount(owner, weight)
-        if self.cost is not None and not np.allclose(total, rows.cost, rtol=1e-3, atol=1e-9):
+        if stated and not np.allclose(total, rows.cost, rtol=1e-3, atol=1e-9):
             worst = int(np.argmax(np.abs(total - rows.cost)))
             raise ImportDataError(
                 f"{rows.data.name}: the turns of query {rows.ids[int(rows.query[worst])].as_py()!r}, arm "
                 f"{rows.arms[rows.arm[worst]]!r} cost {total[worst]:.6g} USD and its row says {rows.cost[worst]:.6g}; "
                 "correct one of them, or leave the costs of turns out"
             )
-        return np.asarray(weight * (rows.cost / total)[owner])
+        weight = np.where(total[owner] <= 0, 1.0, weight)
+        return np.asarray(weight / np.bincount(owner, weight)[owner])
 
 
 def _tasks(rows: _Rows, seed: int) -> tuple[TaskSet, int]:
@@ -385,7 +413,7 @@ def _tasks(rows: _Rows, seed: int) -> tuple[TaskSet, int]:
     return tasks, sum(before != after for before, after in zip(splits, kept, strict=True))
 
 
-def _pool(rows: _Rows, table: AttemptTable) -> tuple[PriceTable, tuple[Arm, ...]]:
+def _pool(rows: _Rows, table: AttemptTable, charged: bool) -> tuple[PriceTable, tuple[Arm, ...]]:
     """The arms with what a call of theirs takes at most, and what their tokens cost."""
     owner = np.repeat(table.arm, table.turns)
     arms, prices = [], {}
@@ -397,15 +425,18 @@ def _pool(rows: _Rows, table: AttemptTable) -> tuple[PriceTable, tuple[Arm, ...]
                 model=name,
                 tier="",
                 parameters=0,
-                max_completion_tokens=longest or None,
+                # without a limit the reserve of an arm that charges for tokens would be infinite
+                max_completion_tokens=(longest or None) if charged else max(longest, 1),
                 max_charge_usd=float(table.charge_usd[mine].max()),
             )
         )
-        prompt, completion = (0.0, 0.0) if rows.costs == "stated" else rows.data.prices[name]
+        prompt, completion = (0.0, 0.0) if charged else rows.data.prices[name]
         prices[name] = Price(prompt=prompt, cached=prompt, completion=completion, reasoning=completion)
     note = (
         "dollars as the source of the data states them, call by call; tokens are not charged beside them"
         if rows.costs == "stated"
+        else "tokens at the prices that came with the data, charged in dollars; tokens are not charged beside them"
+        if charged
         else "prices that came with the data"
     )
     return PriceTable(date="as in the source", note=note, prices=prices), tuple(arms)

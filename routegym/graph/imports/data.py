@@ -59,6 +59,9 @@ class RoutingData:
     """One row per query: a subset of `QUERIES`."""
     turns: pa.Table | None = None
     """One row per turn of an attempt, turns counted from 0: a subset of `TURNS`."""
+    whole_runs: bool = False
+    """Whether a row is a run of several calls even where no turns are known, so that its tokens were not known before
+    it."""
     prices: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """USD per million prompt and completion tokens of each arm, where the source has a price list."""
     verdict: bool = False

@@ -325,8 +325,11 @@ def _checked_text(cells: pa.Array, column: Column, place: _Place) -> pa.Array:
         row = int(np.argmax(cells.is_valid()))
         raise place.error(row, cells[row].as_py(), "text; put the column in quotes")
     cells = cells.cast(pa.string())
-    if not column.optional:
-        blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(cells), ""), True).to_numpy(zero_copy_only=False)
+    empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(cells), ""), True)
+    if column.optional:
+        cells = pc.if_else(empty, pa.scalar(None, pa.string()), cells)
+    else:
+        blank = empty.to_numpy(zero_copy_only=False)
         if blank.any():
             row = int(np.argmax(blank))
             raise place.error(row, cells[row].as_py(), "text; an empty cell is not a name or a prompt")
@@ -449,13 +452,10 @@ def _long_fields() -> Iterator[None]:
 
 
 def _check_quotes(path: Path, delimiter: str) -> None:
-    """Refuse a quotation mark that is never closed: all that follows it would count as one field."""
-    marks = 0
+    """Refuse a quotation mark that is not closed where it should be: rows that follow would count as one field."""
     with _open_bytes(path) as file:
-        while part := file.read(_BLOCK):
-            marks += part.count(b'"')
-    if marks % 2 == 0:
-        return
+        if not any(b'"' in part for part in iter(lambda: file.read(_BLOCK), b"")):
+            return
     with open_text(path) as file, _long_fields():
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         before = 0

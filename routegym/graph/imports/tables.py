@@ -71,6 +71,7 @@ def read_outcomes(
         else _read_queries(queries, renamed, delimiter)
     )
     steps = None if turns is None else read_turns(turns, renamed, delimiter)
+    _need_named(renamed, source, {"": table, "queries": None if queries is None else asked, "turns": steps})
     files = [Path(path) for path in (source, queries, turns) if path is not None]
     data = RoutingData(
         name=name or Path(source).name.partition(".")[0],
@@ -142,17 +143,27 @@ def read_steps(
     whole = ordered.group_by(keys, use_threads=False).aggregate([("score", "last"), *sums])
     plain = [column.removesuffix("_sum").removesuffix("_last") for column in whole.column_names]
     responses = whole.rename_columns(plain)
+    for column in (column for column in _TOKENS if column in plain):
+        total = responses[column].fill_null(0).to_numpy()
+        row, most = int(total.argmax()), int(COLUMNS[column].high)
+        if total[row] > most:
+            raise ImportDataError(
+                f"{source}: query {responses['query'][row].as_py()!r:.60}, arm {responses['arm'][row].as_py()!r:.60}: "
+                f"{column} sum to {total[row]:,}; expected at most {most:,}; correct them"
+            )
     if queries is None:
         ids = responses["query"].unique()
         asked = pa.table({"query": ids, "prompt": ids})
     else:
         asked = _read_queries(queries, renamed, delimiter)
+    _need_named(renamed, source, {"": table, "queries": None if queries is None else asked, "turns": None})
     files = [Path(path) for path in (source, queries) if path is not None]
     data = RoutingData(
         name=name or Path(source).name.partition(".")[0],
         responses=responses,
         queries=asked,
         turns=table.drop_columns("score"),
+        whole_runs=True,
         verdict=verdict,
         files={path.name: file_sha256(path) for path in files},
     )
@@ -232,13 +243,18 @@ def _read(
             raise ImportDataError(f"{path}: no value in any of the columns {', '.join(found)}; name others (--columns)")
         cells = [table[part].combine_chunks() for part in found if part not in missing]
         cells = [pc.if_else(pc.equal(part, ""), pa.scalar(None, pa.string()), part) for part in cells]
+        empty = np.all([part.is_null().to_numpy(zero_copy_only=False) for part in cells], axis=0)
+        if empty.any():
+            row = int(np.argmax(empty))
+            expected = f"a value in one of the columns {', '.join(found)}; fill one or drop the row"
+            raise cell_error(path, row, names[column], "", expected, delimiter)
         name = pc.binary_join_element_wise(*cells, "/", null_handling="skip")
         table = table.append_column(column, name).drop_columns([part for part in found if part in table.column_names])
     return table
 
 
 def _queries_of(table: pa.Table, source: Path | str, renamed: Mapping[str, str], delimiter: str | None) -> pa.Table:
-    """The queries of a table that has them in its rows; without prompts their ids stand for them."""
+    """The queries of a table that has them in its rows; the id of one without a prompt stands for it."""
     found = [column for column in QUERIES if column in table.column_names]
     every = table.select(found).combine_chunks()
     if "prompt" not in found:
@@ -255,7 +271,8 @@ def _queries_of(table: pa.Table, source: Path | str, renamed: Mapping[str, str],
                 if value != first[column]:
                     expected = f"the same as in the first row of query {name.as_py()!r}, or another id for the query"
                     raise cell_error(source, row, renamed.get(column, column), value, expected, delimiter)
-    return asked
+    prompt = pc.coalesce(asked["prompt"], asked["query"])
+    return asked.set_column(asked.column_names.index("prompt"), "prompt", prompt)
 
 
 def _read_queries(path: Path | str, renamed: Mapping[str, str], delimiter: str | None) -> pa.Table:
@@ -304,6 +321,20 @@ def _named(renamed: Mapping[str, str], table: str = "") -> dict[str, str]:
     """The names that hold in a table: those of all tables, and its own."""
     own = {column.partition(".")[2]: name for column, name in renamed.items() if column.partition(".")[0] == table}
     return {column: name for column, name in renamed.items() if "." not in column} | own
+
+
+def _need_named(renamed: Mapping[str, str], source: Path | str, tables: Mapping[str, pa.Table | None]) -> None:
+    """Refuse a column that was named and has no value in any table it was named for; prices are read apart."""
+    for column, name in renamed.items():
+        table, dot, plain = column.rpartition(".")
+        if plain in (*_PRICES, *_CALLS) and (not dot or table == "prices"):
+            continue
+        read = [found for key, found in tables.items() if found is not None and (not dot or key == table)]
+        if not any(plain in found.column_names for found in read):
+            where = f"no table of {table} has" if dot else "no table has"
+            raise ImportDataError(
+                f"{source}: columns names {name!r} as {column}, but {where} a value there; correct it"
+            )
 
 
 def _check_names(renamed: Mapping[str, str]) -> None:

@@ -223,6 +223,21 @@ def test_llmrouter_lines(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("latest", None),
+        ("constrained", None),
+        ("routing_test_data", "test"),
+        ("a-Train", "train"),
+        ("train_test", None),
+    ],
+)
+def test_llmrouter_splits_are_words_of_file_names(name: str, split: str | None, tmp_path: Path) -> None:
+    data = read("llmrouter", write_lines(tmp_path / f"{name}.jsonl", [llmrouter_line("gsm8k", 0, "a")]))
+    assert (data.queries["split"].to_pylist() if "split" in data.queries.column_names else [None]) == [split]
+
+
 def test_llmrouter_lists(tmp_path: Path) -> None:
     path = write_json(
         tmp_path / "test.json",
@@ -611,6 +626,7 @@ def test_mint(tmp_path: Path) -> None:
     )
     write_lines(tmp_path / "small/F=None/max2_p2+tool+cd/reasoning/gsm8k/results.jsonl", [mint_line(0, [], False)])
     data = read("mint", tmp_path)
+    assert data.whole_runs
     assert rows(data.responses.select(["query", "arm", "score"])) == [
         ("gsm8k/0", "large", 1.0),
         ("gsm8k/0", "small", 1.0),
@@ -689,6 +705,7 @@ def test_intercode(tmp_path: Path) -> None:
     bash = intercode_entry(0, [0.7], [True], environment="ic_bash", dataset="./nl2bash/nl2bash_fs_1.json")
     write_json(tmp_path / "gpt-4/ic_bash_multiturn_gpt-4_10_turns_fs_1.json", {"0": bash})
     data = read("intercode", tmp_path)
+    assert data.whole_runs
     assert rows(data.responses) == [
         ("bash/nl2bash_fs_1/0", "gpt-4", 0.0),
         ("sql/dev_spider/0", "gpt-3.5", 1.0),
@@ -795,6 +812,13 @@ def test_bfcl_errors(tmp_path: Path) -> None:
         ImportDataError, match=r"multiple_score.json, line 1, field 'total_count': '3'; expected a number"
     ):
         read("bfcl", tmp_path)
+    write(path, whole)
+    results = tmp_path / "result/a/non_live/BFCL_v4_multiple_result.json"
+    for count in ("1e999", "1e10", "[[0.5]]"):
+        bfcl_folder(tmp_path)
+        write(results, results.read_text().replace('"input_token_count": 70', f'"input_token_count": {count}', 1))
+        with pytest.raises(ImportDataError, match=r"multiple_result.json, line 1, .*(not valid|whole numbers)"):
+            read("bfcl", tmp_path)
     with pytest.raises(ImportDataError, match="there is no such folder; name the one that holds score and result"):
         read("bfcl", tmp_path / "score")
 
@@ -809,6 +833,7 @@ def test_swebench(tmp_path: Path) -> None:
         write_json(tmp_path / name / "per_instance_details.json", details)
     write(tmp_path / "20250726_mini_a/metadata.yaml", "info:\n  name: Mini + A\n  resolved: 50.0\n  date: 2025-07-26\n")
     data = read("swebench", tmp_path)
+    assert data.whole_runs
     assert rows(data.responses.select(["query", "arm", "score"])) == [
         ("django__django-1", "20250726_mini_a", 1.0),
         ("django__django-1", "20250802_mini_b", 1.0),
@@ -868,6 +893,7 @@ def test_terminalbench(tmp_path: Path) -> None:
     run("20250811_agent_m/run2", terminal_trial("fix-git", False))
     run("20250901_agent_n/run1", terminal_trial("fix-git", True, 900), terminal_trial("oom", None, None))
     data = read("terminalbench", tmp_path)
+    assert data.whole_runs
     assert rows(data.responses.select(["query", "arm", "trial", "score", "latency_s"])) == [
         ("fix-git", "20250811_agent_m", 0, 1.0, 9.5),
         ("fix-git", "20250811_agent_m", 1, 0.0, 9.5),
@@ -881,6 +907,17 @@ def test_terminalbench(tmp_path: Path) -> None:
     assert len(read("terminalbench", tmp_path / "20250901_agent_n/run1").responses) == 1
     with pytest.raises(ImportDataError, match=r"no results.json in this folder or below it"):
         read("terminalbench", tmp_path / "20250811_agent_m/run1/t/t.1-of-1/none")
+
+
+def test_terminalbench_times_and_runs_that_cannot_be(tmp_path: Path) -> None:
+    path = tmp_path / "m/run1/results.json"
+    mixed = terminal_trial("fix-git", True) | {"agent_started_at": "2025-08-10T05:27:22"}
+    write_json(path, {"results": [mixed], "accuracy": 1.0})
+    with pytest.raises(ImportDataError, match=r"field '.*agent_ended_at': .*; expected a time with a zone"):
+        read("terminalbench", tmp_path)
+    write_json(path, {"results": [terminal_trial("fix-git", True)], "accuracy": 1.0})
+    write_json(tmp_path / "n/run1/results.json", {"results": [], "accuracy": 0.0})  # nothing was run
+    assert read("terminalbench", tmp_path).stated == {"m": 1.0}
 
 
 # -- all formats -------------------------------------------------------------------------------

@@ -186,6 +186,12 @@ def test_columns_that_make_an_arm_together(tmp_path: Path) -> None:
     assert set(data.responses.column_names) == {"query", "arm", "score", "cost_usd"}
     with pytest.raises(ImportDataError, match=r"r\.csv, line 1: no column 'efort'|no value in any of the columns"):
         read_outcomes(path, columns={"arm": "modle+efort"})
+    empty = tmp_path / "empty.csv"
+    empty.write_text("query,model,effort,score,cost_usd\nq,a,low,1,1\nq,,,1,2\n")
+    with pytest.raises(
+        ImportDataError, match=r"empty.csv, line 3, field 'model\+effort': ''; expected a value in one of"
+    ):
+        read_outcomes(empty, columns={"arm": "model+effort"})
     with pytest.raises(ImportDataError, match="part of a name"):
         read_outcomes(path, columns={"arm": "query+effort"})
 
@@ -268,3 +274,57 @@ def test_the_line_of_a_mistake_is_the_line_of_its_row(
     path.write_bytes(text.encode())
     with pytest.raises(ImportDataError, match=f"line {expected}, field 'score': 'bad'"):
         read_table(path, {"score": COLUMNS["score"]})
+
+
+def test_an_even_number_of_stray_quotation_marks_swallows_no_rows(tmp_path: Path) -> None:
+    rows = "prompt,query,arm,score,cost_usd\nfirst,q0,a,1,0.1\n"
+    stray = '"one,q1,a,1,0.1\ntwo,q2,a,1,0.1\n"three,q3,a,1,0.1\n'
+    with pytest.raises(ImportDataError, match=r"r.csv, line 3: a quotation mark is not closed, or not doubled"):
+        outcomes(tmp_path / "r.csv", rows + stray)
+    whole = stray.replace('"one', '"one ""1"""').replace('"three', '"three"')
+    assert [row["query"] for row in outcomes(tmp_path / "r.csv", rows + whole)] == ["q0", "q1", "q2", "q3"]
+
+
+def test_a_column_that_was_named_and_is_nowhere_is_missed(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    for columns, table in (({"split": "my_split"}, "table"), ({"turns.turn": "step"}, "table of turns")):
+        with pytest.raises(ImportDataError, match=rf"columns names '\w+' as .*, but no {table} has a value"):
+            outcomes(path, PLAIN, columns=columns)
+    queries = tmp_path / "q.csv"
+    queries.write_text("query,prompt,part\nq1,one,train\nq2,two,test\n", encoding="utf-8")
+    found = read_outcomes(path, queries, columns={"split": "part"})  # in one of the tables
+    assert found.queries["split"].to_pylist() == ["train", "test"]
+    steps = tmp_path / "s.csv"
+    steps.write_text("query,arm,turn,feedback,score,cost_usd\nq1,a,0,ok,1,1\n", encoding="utf-8")
+    for name in ("reward", "turns.turn"):
+        with pytest.raises(ImportDataError, match="columns names 'shown'"):
+            read_steps(steps, columns={name: "shown"})
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_an_empty_text_that_may_be_missing_is_missing(form: str, tmp_path: Path) -> None:
+    rows = [
+        {"query": query, "arm": "a", "score": 1, "cost_usd": 1, "prompt": prompt, "kind": kind}
+        for query, prompt, kind in (("q1", "one", ""), ("q2", "", " "), ("q3", None, "odd"))
+    ]
+    path = tmp_path / f"r.{form}"
+    if form == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    else:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    queries = read_outcomes(path).queries.sort_by("query")
+    assert queries["prompt"].to_pylist() == ["one", "q2", "q3"]  # the id is all that is known
+    assert queries["kind"].to_pylist() == [None, None, "odd"]
+
+
+def test_the_tokens_of_an_attempt_sum_to_a_number_that_can_be_kept(tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    turns = "".join(f"q1,a,{turn},ok,1,2000000000,5\n" for turn in range(2))
+    path.write_text(f"query,arm,turn,feedback,score,prompt_tokens,completion_tokens\n{turns}", encoding="utf-8")
+    with pytest.raises(
+        ImportDataError, match="query 'q1', arm 'a': prompt_tokens sum to 4,000,000,000; expected at most"
+    ):
+        read_steps(path)

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 import routegym  # noqa: F401  (registers the environments)
 from routegym.core import RoutingVectorEnv
-from routegym.errors import ActionError, ImportDataError, RecordingError
-from routegym.graph import OPEN, Expander, Recording, always_arm_actions, evaluate_choices
+from routegym.errors import ActionError, ImportDataError, PoolError, RecordingError
+from routegym.evaluation.import_report import import_report
+from routegym.graph import OPEN, Expander, Recording, always_arm_actions, evaluate_choices, keep_arms
 from routegym.graph.imports import RoutingData, to_recording
 
 ARMS = ("small", "middle", "large")
@@ -111,6 +112,14 @@ def test_or_the_arm_is_masked_there():
     assert score[graph.task_start].tolist() == [1.0, 1.0]
 
 
+def test_arms_that_leave_a_task_without_a_choice_are_not_kept():
+    rows = [("q", "a", 1.0, 1.0), ("r", "a", 0.0, 1.0), ("r", "b", 1.0, 2.0)]
+    recording = to_recording(table_of(rows), missing="mask", text="none").recording
+    with pytest.raises(PoolError, match=r"1 of 2 tasks were recorded with none of the arms b; keep others, too"):
+        keep_arms(recording, ["b"])
+    assert keep_arms(recording, ["a"]).action_names == ("a",)
+
+
 def test_no_query_is_complete():
     rows = [("q", "a", 1.0, 1.0), ("r", "b", 0.0, 1.0)]
     with pytest.raises(
@@ -139,6 +148,61 @@ def test_costs_from_tokens_and_prices():
     assert stated.graph.edges["tokens"].tolist() == [[1000, 0, 10, 0]]
     with pytest.raises(ImportDataError, match="no row has tokens and a price of its arm"):
         to_recording(RoutingData("hand", columns, data.queries), costs="tokens", text="none")
+
+
+@pytest.mark.parametrize("kind", ["single_call", "cascade"])
+@pytest.mark.parametrize("told", ["turns", "whole_runs"])
+def test_the_reserve_of_a_whole_run_does_not_tell_how_long_it_was(kind, told):
+    queries = ["q", "r"]
+    rows = pa.table(
+        {
+            "query": queries * 2,
+            "arm": ["a", "a", "b", "b"],
+            "score": [1.0, 0.0] * 2,
+            "prompt_tokens": [100, 9000, 200, 8000],
+            "completion_tokens": [10] * 4,
+        }
+    )
+    turns = pa.table({"query": ["q"], "arm": ["a"], "turn": [0], "feedback": ["ok"]}) if told == "turns" else None
+    data = RoutingData(
+        "hand",
+        rows,
+        pa.table({"query": queries, "prompt": queries}),
+        turns=turns,
+        whole_runs=told == "whole_runs",
+        prices={"a": (2.0, 30.0), "b": (20.0, 30.0)},
+    )
+    recording = to_recording(data, kind, text="none").recording
+    start = recording.graph.task_start
+    assert recording.graph.node_reserve[start, 0] == pytest.approx(9000 * 2e-6 + 10 * 30e-6)
+    assert recording.graph.node_reserve[start, 1] == pytest.approx(8000 * 20e-6 + 10 * 30e-6)
+    assert play(recording, "a", *["b"] * (kind == "cascade"))[2][0] == pytest.approx(100 * 2e-6 + 10 * 30e-6)
+    calls = RoutingData("hand", rows, data.queries, prices=data.prices)
+    graph = to_recording(calls, kind, text="none").recording.graph
+    assert len(set(graph.node_reserve[graph.task_start, 0].tolist())) == 2  # a prompt is known before its call
+
+
+def test_an_arm_whose_answers_have_no_tokens_has_a_reserve():
+    rows = pa.table({"query": ["q"], "arm": ["a"], "score": [1.0], "prompt_tokens": [1000], "completion_tokens": [0]})
+    asked = pa.table({"query": ["q"], "prompt": ["p"]})
+    recording = to_recording(RoutingData("hand", rows, asked, prices={"a": (2.0, 30.0)}), text="none").recording
+    assert recording.graph.node_reserve[0, 0] == pytest.approx(1000 * 2e-6 + 30e-6)  # of one token at least
+    assert play(recording, "a", budget=1.0)[2] == pytest.approx([1000 * 2e-6])
+
+
+def test_an_arm_without_any_cost_is_missed():
+    rows = pa.table(
+        {"query": ["q", "q"], "arm": ["a", "b"], "score": [1.0] * 2, "prompt_tokens": [5] * 2,
+         "completion_tokens": [5] * 2}
+    )  # fmt: skip
+    data = RoutingData("hand", rows, pa.table({"query": ["q"], "prompt": ["p"]}), prices={"a": (1.0, 1.0)})
+    with pytest.raises(ImportDataError, match="no row of arm 'b' has a known query, and tokens and a price of"):
+        to_recording(data, arms=["a", "b"], text="none")
+    found = to_recording(data, text="none")
+    assert found.recording.action_names == ("a",)
+    assert found.lost_arms == ("b",)
+    lost = "b is not in the recording: none of its rows has a known query, and tokens and a price of its arm"
+    assert lost in import_report(found).warnings
 
 
 def test_equal_prompts_are_put_into_one_split():
@@ -199,6 +263,16 @@ def test_a_cascade_with_a_verdict_ends_with_success():
     seen = dict(zip(names, graph.node_signals[node].tolist(), strict=True))
     assert {name for name, value in seen.items() if value} == {"calls", "last_small", "tried_small"}
     assert seen["calls"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(("name", "verdict"), [("stop", True), ("accept", False)])
+def test_an_arm_that_is_named_like_the_control_is_refused(name, verdict):
+    rows = [("q", "a", 0.0, 1.0), ("q", name, 1.0, 2.0)]
+    with pytest.raises(ImportDataError, match=f"arm '{name}' has the name of the action that ends an episode; rename"):
+        to_recording(table_of(rows, verdict=verdict), "cascade", text="none")
+    other = to_recording(table_of(rows, verdict=not verdict), "cascade", text="none").recording
+    assert other.action_names[:2] == ("a", name)
+    assert to_recording(table_of(rows, verdict=verdict), text="none").recording.action_names == ("a", name)
 
 
 # -- attempts ----------------------------------------------------------------------------------
@@ -283,6 +357,52 @@ def test_turns_that_cost_something_else_than_their_attempt_are_refused():
         to_recording(RoutingData("hand", data.responses, data.queries, turns=turns), "attempts", text="none")
 
 
+@pytest.mark.parametrize(
+    ("tokens", "shares"),
+    [
+        (None, [1 / 3, 1 / 3, 1 / 3]),  # the source counts whole runs
+        ([10, 20, 70], [0.1, 0.2, 0.7]),  # they do not sum to the row
+        ([10, None, 70], [1 / 3, 1 / 3, 1 / 3]),
+        ([0, 0, 0], [1 / 3, 1 / 3, 1 / 3]),
+    ],
+)
+def test_turns_share_out_what_the_tokens_of_a_row_cost(tokens, shares):
+    rows = pa.table({"query": ["q"], "arm": ["a"], "score": [1.0], "prompt_tokens": [1000], "completion_tokens": [100]})
+    turns = pa.table({"query": ["q"] * 3, "arm": ["a"] * 3, "turn": [0, 1, 2], "feedback": ["ok"] * 3})
+    if tokens is not None:
+        turns = turns.append_column("prompt_tokens", pa.array(tokens, pa.int64()))
+        turns = turns.append_column("completion_tokens", pa.array([0] * 3))
+    asked = pa.table({"query": ["q"], "prompt": ["p"]})
+    found = to_recording(
+        RoutingData("hand", rows, asked, turns=turns, prices={"a": (2.0, 30.0)}), "attempts", text="none"
+    )
+    bill = 1000 * 2e-6 + 100 * 30e-6
+    assert found.kept.cost_usd.tolist() == pytest.approx([bill])
+    assert play(found.recording, "a", "a", "a")[2] == pytest.approx([bill * share for share in shares])
+    reserve = found.recording.graph.node_reserve[found.recording.graph.task_start[0], 0]
+    assert reserve == pytest.approx(bill * max(shares))
+
+
+def test_a_free_attempt_is_free_turn_by_turn():
+    data = one_query()
+    rows = data.responses.set_column(3, "cost_usd", [[0.0, 0.1, 0.6]])
+    turns = data.turns.append_column("cost_usd", [[0.0, 0.0, 0.1, 0.1, 0.2, 0.3]])
+    recording = to_recording(RoutingData("hand", rows, data.queries, turns=turns), "attempts", text="none").recording
+    assert play(recording, "small", "small", "accept")[2] == [0.0, 0.0, 0.0]
+
+
+def test_the_seconds_of_an_attempt_are_shared_out_as_its_bill_is():
+    data = one_query()
+    rows = data.responses.append_column("latency_s", [[3.0, 1.0, 6.0]])
+    graph = to_recording(
+        RoutingData("hand", rows, data.queries, turns=data.turns, verdict=True), "attempts", text="none"
+    ).recording.graph
+    seconds = graph.edges["latency_s"]
+    assert sorted(set(np.round(seconds[seconds > 0], 4).tolist())) == [1.0, 2.0, 3.0]
+    dollars = graph.edges["cost_usd"][seconds > 0]  # 10 s for 0.1, 10 s for 1, by arm: small, middle, large
+    assert sorted(set(np.round(seconds[seconds > 0] / dollars, 3).tolist())) == [10.0, 100.0]
+
+
 def test_fewer_attempts_than_two_are_single_calls():
     with pytest.raises(ImportDataError, match="most_attempts = 1; expected at least 2"):
         to_recording(cascade_data(), "cascade", most_attempts=1, text="none")
@@ -301,6 +421,15 @@ def test_trials_are_samples_of_an_arm():
     score, cost = evaluate_choices(graph, always_arm_actions(graph, 0))
     assert score[graph.task_start[0]] == pytest.approx(1 / 3)
     assert cost[graph.task_start[0]] == pytest.approx(1.5)
+
+
+def test_texts_do_not_tell_which_trial_was_drawn(tmp_path):
+    recording = to_recording(trials(), "cascade", most_attempts=3, text="none").recording
+    shown = {text for text in recording.texts if text.startswith("{")}
+    assert '{"arm":"a","tried":["a"]}' in shown
+    assert not [text for text in shown if "#" in text]
+    recording.save(tmp_path / "r")
+    assert set(Recording.load(tmp_path / "r").texts) >= shown
 
 
 def test_a_retry_draws_another_trial():

@@ -71,9 +71,9 @@ def read(source: Path | str) -> RoutingData:
                 query=query,
                 arm=arm,
                 score=float(query not in failed),
-                prompt_tokens=_total(answer, "input_token_count"),
-                completion_tokens=_total(answer, "output_token_count"),
-                latency_s=_total(answer, "latency"),
+                prompt_tokens=_total(answer, "input_token_count", COLUMNS["prompt_tokens"]),
+                completion_tokens=_total(answer, "output_token_count", COLUMNS["completion_tokens"]),
+                latency_s=_total(answer, "latency", COLUMNS["latency_s"]),
             )
         right[arm] += correct
         total[arm] += count
@@ -139,7 +139,7 @@ def _failures(path: Path) -> tuple[Entry, set[str]]:
     return header, {line.cell("id", COLUMNS["query"]) for line in lines}
 
 
-def _total(answer: Entry, field: str) -> float | None:
+def _total(answer: Entry, field: str, column: Column) -> float | None:
     """A number, or the sum of the numbers of nested lists; None where there is none."""
 
     def numbers(value: Any) -> list[float]:
@@ -149,4 +149,10 @@ def _total(answer: Entry, field: str) -> float | None:
             raise answer.error(field, "a number >= 0, or lists of such")
         return [value]
 
-    return sum(numbers(answer.fields[field])) if answer.fields.get(field) is not None else None
+    if answer.fields.get(field) is None:
+        return None
+    total = sum(numbers(answer.fields[field]))
+    if total > column.high or (column.kind == "count" and total != int(total)):
+        kind = "whole numbers" if column.kind == "count" else "numbers"
+        raise answer.error(field, f"{kind} that sum to {column.high:,.0f} at most")
+    return total

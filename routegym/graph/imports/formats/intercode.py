@@ -76,6 +76,7 @@ def read(source: Path | str, max_turns: int | None = 10) -> RoutingData:
         responses=responses.table(source),
         queries=queries.table(source),
         turns=turns.table(source) if len(turns) else None,
+        whole_runs=True,
         verdict=True,
         notes=("the source states neither tokens nor costs",),
         files=hashes(source, [path for path, _ in chosen]),

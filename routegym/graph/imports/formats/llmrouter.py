@@ -13,6 +13,7 @@ tokens and costs.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def _lines(paths: list[Path]) -> RoutingData:
         graded = pc.is_valid(score)
         failed += pc.sum(no_answer).as_py()
         ungraded += pc.sum(pc.and_not(pc.invert(graded), no_answer)).as_py()
-        split = [name for name in ("train", "test") if name in path.stem]
+        split = [name for name in ("train", "test") if name in re.split(r"[\W_]+", path.stem.lower())]
         table = with_constant(table.filter(pc.and_not(graded, no_answer)), "split", split[0] if len(split) == 1 else "")
         tables.append(table)
     table = pa.concat_tables(tables, promote_options="default")

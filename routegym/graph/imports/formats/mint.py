@@ -99,6 +99,7 @@ def read(source: Path | str, max_steps: int | None = 5, feedback: bool = False) 
         responses=responses.table(source),
         queries=queries.table(source),
         turns=turns.table(source) if len(turns) else None,
+        whole_runs=True,
         verdict=True,
         dropped={"of a task that occurs again": doubles},
         notes=tuple(notes),

@@ -69,6 +69,7 @@ def read(source: Path | str, issues: Path | str | None = None) -> RoutingData:
         name="swebench",
         responses=responses.table(source),
         queries=queries.table(source),
+        whole_runs=True,
         stated=stated,
         dropped={"that were not graded": ungraded},
         notes=notes,

@@ -72,10 +72,11 @@ def read(source: Path | str) -> RoutingData:
         name="terminalbench",
         responses=responses.table(source),
         queries=queries.table(source),
+        whole_runs=True,
         stated={  # the source's figure counts what could not be graded as failed
             arm: sum(share * count for share, count in parts) / sum(count for _, count in parts)
             for arm, parts in stated.items()
-            if not ungraded[arm]
+            if not ungraded[arm] and any(count for _, count in parts)
         },
         dropped={"that were not graded": sum(ungraded.values())},
         notes=("the source states no costs; agents that report no tokens have none here",),
@@ -109,4 +110,6 @@ def _seconds(trial: Entry) -> float | None:
             times.append(datetime.fromisoformat(text))
         except ValueError:
             raise trial.error(field, "a time in ISO form") from None
+    if (times[0].tzinfo is None) != (times[1].tzinfo is None):
+        raise trial.error("agent_ended_at", "a time with a zone if that of the start has one, else without")
     return max((times[1] - times[0]).total_seconds(), 0.0)
