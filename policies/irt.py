@@ -202,7 +202,10 @@ class IRTPolicy:
         for place in range(arms.shape[2]):
             arm = np.maximum(arms[:, :, place], 0)
             going &= (arms[:, :, place] >= 0) & legal[row, arm]
-            going &= spent + reserve[row, arm] <= remaining[:, None]
+            need = reserve[row, arm].astype(np.float64)
+            if len(self._columns.running):  # a reserve is that of the next turn, and a plan is made of whole attempts
+                need = np.maximum(need, cost[row, arm])
+            going &= spent + need <= remaining[:, None]
             hit = alive * (chance[row, arm] * going[:, :, None])
             value += hit.sum(axis=2) - price[:, None] * cost[row, arm] * alive.sum(axis=2) * going
             spent += cost[row, arm]

@@ -118,6 +118,35 @@ def test_a_hard_budget_is_planned_with() -> None:
     assert (found == 1).all()  # after the cheap one the dear one could not be paid any more
 
 
+def first_choices(policy, recording, budget):
+    """Actions of the policy under a hard budget at the start of the test tasks."""
+    tasks = recording.split("test")
+    env = RoutingVectorEnv(len(tasks), recording, split="test", budget_usd=budget, autoreset_mode="Disabled")
+    observation, _ = env.reset(seed=0, options={"task_id": tasks, "lambda": 0.0})
+    return policy.predict(observation, action_masks=env.action_masks())[0]
+
+
+def long_attempts(solved, costs, turns=4):
+    """A recording in which the last arm needs several turns for an attempt, and the others one."""
+    last = solved.shape[1] - 1
+    rows = [
+        (f"q{q}", f"arm{arm}", turn, "ok", 10)
+        for q in range(len(solved))
+        for arm in range(last + 1)
+        for turn in range(turns if arm == last else 1)
+    ]
+    names = ("query", "arm", "turn", "feedback", "completion_tokens")
+    table = pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+    return recording_of(solved, costs, kind="attempts", turns=table)
+
+
+def test_a_budget_pays_for_whole_attempts() -> None:
+    recording = long_attempts(independent(), (0.1, 1.0))
+    policy = FAST.fit(Problem(recording))
+    assert (first_choices(policy, recording, 1.05) == 1).all()  # after arm0, only three of the four turns of arm1
+    assert (first_choices(policy, recording, 0.6) == 0).all()
+
+
 def test_it_is_the_same_after_saving() -> None:
     recording = recording_of(independent(), (0.1, 1.0))
     policy = FAST.fit(Problem(recording))
