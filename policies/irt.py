@@ -44,6 +44,7 @@ Ints = npt.NDArray[np.int64]
 _BATCH = 1024  # episodes planned at a time
 _PRICES = (0.02, 0.1, 0.35, 1.0, 3.0)  # that a fit is judged by
 _TIE = 1e-6  # the least price: among equal plans the cheaper one is taken
+_SLACK = 1e-6  # of what is left of a budget: observations are float32
 _BEGUN = ("attempts", "calls")  # signals that count what was begun, as a share of what an episode allows
 
 
@@ -199,13 +200,17 @@ class IRTPolicy:
         alive = np.repeat(posterior[:, None], arms.shape[1], axis=1)  # (m, p, q)
         value, spent = np.zeros(arms.shape[:2]), np.zeros(arms.shape[:2])
         going = np.ones(arms.shape[:2], dtype=bool)
+        payable = remaining[:, None] * (1.0 + _SLACK)
+        whole = legal & (cost <= payable) if len(self._columns.running) else legal
+        whole = whole | ~whole.any(axis=1, keepdims=True)  # what is payable only in part is begun if nothing else is
         for place in range(arms.shape[2]):
             arm = np.maximum(arms[:, :, place], 0)
             going &= (arms[:, :, place] >= 0) & legal[row, arm]
-            need = reserve[row, arm].astype(np.float64)
-            if len(self._columns.running):  # a reserve is that of the next turn, and a plan is made of whole attempts
-                need = np.maximum(need, cost[row, arm])
-            going &= spent + need <= remaining[:, None]
+            if place:
+                # a reserve is that of the next turn, and shown at most as the cost scale
+                going &= spent + np.maximum(reserve, cost)[row, arm] <= payable
+            else:  # the mask says what may be begun, and reserves in float32 might contradict it
+                going &= whole[row, arm]
             hit = alive * (chance[row, arm] * going[:, :, None])
             value += hit.sum(axis=2) - price[:, None] * cost[row, arm] * alive.sum(axis=2) * going
             spent += cost[row, arm]

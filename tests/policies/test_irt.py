@@ -147,6 +147,27 @@ def test_a_budget_pays_for_whole_attempts() -> None:
     assert (first_choices(policy, recording, 0.6) == 0).all()
 
 
+@pytest.mark.parametrize("cheap", [0.1, 0.07, 0.013, 0.3, 0.0007])
+def test_a_budget_that_just_pays_for_the_cheapest_arm_is_spent(cheap: float) -> None:
+    recording = recording_of(independent(), (cheap, 1.0))
+    policy = FAST.fit(Problem(recording))
+    floor = float(recording.graph.arm_floor(recording.graph.task_start).max())
+    assert (first_choices(policy, recording, floor) == 0).all()
+
+
+def test_a_turn_is_begun_where_no_whole_attempt_can_be_paid() -> None:
+    recording = long_attempts(independent()[:, ::-1], (1.0, 0.4))
+    policy = FAST.fit(Problem(recording))
+    assert (first_choices(policy, recording, 0.15) == 1).all()  # one of its four turns
+
+
+def test_a_later_arm_is_paid_in_full_where_its_reserve_is_shown_as_the_scale() -> None:
+    recording = recording_of(independent(), (0.1, 1.0))
+    recording.cost_scale_usd = 0.5
+    policy = FAST.fit(Problem(recording))
+    assert (first_choices(policy, recording, 1.05) == 1).all()
+
+
 def test_it_is_the_same_after_saving() -> None:
     recording = recording_of(independent(), (0.1, 1.0))
     policy = FAST.fit(Problem(recording))
