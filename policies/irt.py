@@ -331,7 +331,10 @@ def _value_of(policy: IRTPolicy, recording: Recording, tasks: Ints, seed: int) -
 
 
 class _Outcomes(NamedTuple):
-    """What comes of every arm from every situation, an attempt under way going on; (nodes, a)."""
+    """What comes of every arm from every situation, an attempt under way going on; (nodes, a).
+
+    NaN at the start of a task where the arm is masked.
+    """
 
     score: Floats
     cost: Floats
@@ -342,6 +345,10 @@ class _Outcomes(NamedTuple):
         graph = recording.graph
         found = [evaluate_choices(graph, always_arm_actions(graph, arm)) for arm in range(graph.n_arms)]
         score, cost = (np.stack(columns, axis=1) for columns in zip(*found, strict=True))
+        start = graph.task_start
+        masked = np.isnan(graph.node_reserve[start, : graph.n_arms])  # another arm stood in
+        for outcome in (score, cost):
+            outcome[start] = np.where(masked, np.nan, outcome[start])
         return cls(score, cost)
 
 
@@ -377,13 +384,14 @@ def _check_kind(recording: Recording) -> None:
 
 
 def _abilities(x: Floats, score: Floats, penalty: float, points: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Ability (d + 1, a) and discrimination (a,) of highest penalised marginal likelihood."""
+    """Ability (d + 1, a) and discrimination (a,) of highest penalised marginal likelihood; a NaN is no datum."""
     try:
         import torch as th
     except ImportError as error:
         raise MissingExtraError("torch", "train") from error
-    right, seen = th.as_tensor(score), th.as_tensor(x)
-    mean = right.mean(dim=0).clamp(0.02, 0.98)
+    known = th.as_tensor(~np.isnan(score), dtype=th.float64)
+    right, seen = th.as_tensor(np.nan_to_num(score)), th.as_tensor(x)
+    mean = (right.sum(dim=0) / known.sum(dim=0).clamp(min=1.0)).clamp(0.02, 0.98)
     slope = th.zeros((x.shape[1], score.shape[1]), dtype=th.float64, requires_grad=True)
     level = th.log(mean / (1 - mean)).requires_grad_(True)
     factor = th.ones(score.shape[1], dtype=th.float64, requires_grad=True)
@@ -394,7 +402,7 @@ def _abilities(x: Floats, score: Floats, penalty: float, points: Floats, weights
         optimizer.zero_grad()
         logit = (seen @ slope + level)[:, :, None] + factor[:, None] * grid  # (n, a, q)
         log = th.nn.functional.logsigmoid
-        terms = right[:, :, None] * log(logit) + (1 - right)[:, :, None] * log(-logit)
+        terms = right[:, :, None] * log(logit) + (known - right)[:, :, None] * log(-logit)
         fit = th.logsumexp(terms.sum(dim=1) + chance, dim=1).sum()
         total = -fit + penalty * (slope**2).sum() + 0.5 * ((factor - 1) ** 2).sum()
         total.backward()  # type: ignore[no-untyped-call]
@@ -406,14 +414,28 @@ def _abilities(x: Floats, score: Floats, penalty: float, points: Floats, weights
 
 
 def _log_costs(x: Floats, cost: Floats, penalty: float) -> Floats:
-    """Ridge regression of the logarithm of each arm's cost, moved so that mean costs come out right; (d + 1, a)."""
+    """Ridge regression of the logarithm of each arm's cost, moved so that mean costs come out right; (d + 1, a).
+
+    A cost of NaN is no datum; an arm without any is taken to cost as much as the dearest.
+    """
     least = np.where(cost > 0, cost, np.inf).min(initial=1e-12)
-    log = np.log(np.maximum(cost, min(least, 1e-12) if not np.isfinite(least) else least))
-    mean = log.mean(axis=0)
-    slope = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ (log - mean))
-    fitted = np.exp(x @ slope + mean).mean(axis=0)
-    level = mean + np.log(np.maximum(cost.mean(axis=0), 1e-12) / np.maximum(fitted, 1e-300))
-    return np.vstack([slope, level])
+    log = np.log(np.fmax(cost, min(least, 1e-12) if not np.isfinite(least) else least))
+    fitted = np.zeros((x.shape[1] + 1, cost.shape[1]))
+    patterns, pattern = np.unique(~np.isnan(cost), axis=1, return_inverse=True)
+    for number, rows in enumerate(patterns.T):  # arms with the same tasks share a matrix
+        arms = np.flatnonzero(pattern.ravel() == number)
+        if not rows.any():
+            fitted[-1, arms] = np.log(max(np.nan_to_num(cost).max(), 1e-12))
+            continue
+        seen, wanted = x[rows] - x[rows].mean(axis=0), log[np.ix_(rows, arms)]
+        mean = wanted.mean(axis=0)
+        slope = np.linalg.solve(seen.T @ seen + penalty * np.eye(x.shape[1]), seen.T @ (wanted - mean))
+        met = np.exp(x[rows] @ slope + mean).mean(axis=0)
+        fitted[:-1, arms] = slope
+        fitted[-1, arms] = mean + np.log(
+            np.maximum(cost[np.ix_(rows, arms)].mean(axis=0), 1e-12) / np.maximum(met, 1e-300)
+        )
+    return fitted
 
 
 def _attempts_under_way(

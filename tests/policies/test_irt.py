@@ -8,6 +8,7 @@ from routegym.core import RoutingVectorEnv
 from routegym.errors import ConfigError
 from routegym.graph.imports import RoutingData, to_recording
 from routegym.graph.library import load_recording
+from routegym.graph.subset import keep_actions, vary_arms
 from routegym.policies.algorithm import Problem
 from routegym.policies.irt import IRT, IRTPolicy
 
@@ -166,6 +167,27 @@ def test_a_later_arm_is_paid_in_full_where_its_reserve_is_shown_as_the_scale() -
     recording.cost_scale_usd = 0.5
     policy = FAST.fit(Problem(recording))
     assert (first_choices(policy, recording, 1.05) == 1).all()
+
+
+def test_a_masked_arm_is_not_known_by_the_one_that_stands_in() -> None:
+    rng = np.random.default_rng(4)
+    solved = np.column_stack([rng.random(N) < 0.2, rng.random(N) < 0.9])
+    recording = recording_of(solved, (0.1, 1.0))
+    policy = FAST.fit(Problem(vary_arms(recording, drop=0.8, seed=0)))
+    env = RoutingVectorEnv(1, recording, split="test")
+    observation, _ = env.reset(seed=0)
+    score = policy.predicted(observation)[0]
+    assert score[0] == pytest.approx(0.2, abs=0.1)
+    assert score[1] == pytest.approx(0.9, abs=0.1)
+    assert policy._chances(observation)[1][0] == pytest.approx([0.1, 1.0], rel=1e-3)
+
+
+def test_an_arm_that_no_training_task_has_is_left_alone() -> None:
+    recording = recording_of(independent(), (0.1, 1.0))
+    legal = np.ones((recording.graph.n_nodes, 3), dtype=bool)
+    legal[:, 1] = False
+    policy = FAST.fit(Problem(keep_actions(recording, legal)))
+    assert (choices(policy, recording, 0.05) == 0).all()
 
 
 def test_it_is_the_same_after_saving() -> None:
