@@ -120,7 +120,10 @@ class IRTPolicy:
         return actions, state
 
     def predicted(self, observation: Any) -> Floats:
-        """Predicted final score of each arm alone, and 0 of a control, float64 (n, n_actions)."""
+        """Predicted final score of each arm alone, and 0 of a control, float64 (n, n_actions).
+
+        Where the environment says when a task is solved, it is the chance of that: a score of 1.
+        """
         flat = np.asarray(observation)
         chance, _, posterior = self._chances(flat)
         score = np.zeros((len(flat), len(self.layout.action_names)))
@@ -337,13 +340,15 @@ class _Outcomes(NamedTuple):
     """
 
     score: Floats
+    """Where the environment says when a task is solved, the chance of that."""
     cost: Floats
     """USD still to be paid."""
 
     @classmethod
     def of(cls, recording: Recording) -> _Outcomes:
         graph = recording.graph
-        found = [evaluate_choices(graph, always_arm_actions(graph, arm)) for arm in range(graph.n_arms)]
+        worth = graph.node_score >= 1 if recording.tells_success else None
+        found = [evaluate_choices(graph, always_arm_actions(graph, arm), worth) for arm in range(graph.n_arms)]
         score, cost = (np.stack(columns, axis=1) for columns in zip(*found, strict=True))
         start = graph.task_start
         masked = np.isnan(graph.node_reserve[start, : graph.n_arms])  # another arm stood in

@@ -190,6 +190,16 @@ def test_an_arm_that_no_training_task_has_is_left_alone() -> None:
     assert (choices(policy, recording, 0.05) == 0).all()
 
 
+def test_half_a_score_is_a_failure_where_a_verdict_tells() -> None:
+    solved = np.column_stack([np.full(N, 0.5), np.random.default_rng(5).random(N) < 0.9])
+    recording = recording_of(solved, (0.1, 1.0))
+    policy = FAST.fit(Problem(recording))
+    assert (choices(policy, recording, 0.3) == 1).all()  # arm0 never solves a task
+    unseen = recording_of(solved, (0.1, 1.0), verdict=False)
+    observation, _ = RoutingVectorEnv(1, unseen, split="test").reset(seed=0)
+    assert FAST.fit(Problem(unseen)).predicted(observation)[0, 0] == pytest.approx(0.5, abs=0.05)
+
+
 def test_it_is_the_same_after_saving() -> None:
     recording = recording_of(independent(), (0.1, 1.0))
     policy = FAST.fit(Problem(recording))
