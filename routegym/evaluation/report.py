@@ -10,6 +10,11 @@ from rich.table import Table as RichTable
 
 __all__ = ["Table", "arm_table", "budget_table", "comparison_table", "decision_table", "leaders", "results_page"]
 
+_POOLED = (
+    "Operating points are chosen once for all folds, on their validation tasks together, which are evaluated tasks "
+    "of other folds: the numbers may be optimistic."
+)
+
 
 @dataclass(frozen=True)
 class Table:
@@ -75,6 +80,7 @@ def comparison_table(metrics: Mapping[str, Any]) -> Table:
             "Brackets: 95 % paired bootstrap over tasks and seeds, not adjusted for their number; * excludes 0.",
             f"Best baseline: {metrics['best_baseline'] or 'none'}. QNC: cost of the best single arm's score over that "
             "arm's cost. Violations: episodes above their hard budget.",
+            *((_POOLED,) if _folds(metrics) else ()),
         ),
         strong=frozenset(name for name, found in policies.items() if found["learned"]),
     )
@@ -100,6 +106,11 @@ def budget_table(metrics: Mapping[str, Any]) -> Table:
         notes=(f"95 % intervals over tasks and seeds are at most +-{widest:.3f}.",),
         strong=frozenset(name for name, found in policies.items() if found["learned"]),
     )
+
+
+def _folds(metrics: Mapping[str, Any]) -> int:
+    """Folds of the cross-validation; 0 without one, and in metrics that do not say how they were made."""
+    return int(metrics.get("made", {}).get("folds", 0))
 
 
 def arm_table(metrics: Mapping[str, Any], name: str) -> Table:

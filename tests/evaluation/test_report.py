@@ -122,3 +122,9 @@ def test_markdown_sets_the_learned_off_and_keeps_the_notes(metrics):
     assert "| random | 0.2000 |" in page
     assert "| --- | ---: |" in page
     assert "Best baseline: random" in page
+
+
+def test_with_folds_the_table_says_where_points_were_chosen(metrics):
+    assert "other folds" not in comparison_table(metrics).markdown()
+    assert "other folds" not in comparison_table(metrics | {"made": {"folds": 0}}).markdown()
+    assert "on their validation tasks together" in comparison_table(metrics | {"made": {"folds": 5}}).markdown()
