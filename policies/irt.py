@@ -89,16 +89,24 @@ class IRTPolicy:
         model: fitted numbers, by name.
         most: attempts that an episode allows.
         shortlist: arms whose orders are tried out.
+        columns: where things stood in the observation that the model was fitted to, by name.
     """
 
     kind = "irt"
 
-    def __init__(self, recording: Recording, model: Mapping[str, Floats], most: int, shortlist: int) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        model: Mapping[str, Floats],
+        most: int,
+        shortlist: int,
+        columns: Mapping[str, Ints],
+    ) -> None:
         self.layout = ObservationLayout.of(recording)
         self.n_arms = len(recording.arms)
         self._scale, self._most, self._shortlist = recording.cost_scale_usd, most, min(shortlist, self.n_arms)
         self._controls, self._told = bool(recording.controls), recording.tells_success
-        self._columns = _columns(recording)
+        self._columns = _Columns(**{name: np.asarray(columns[name], dtype=np.int64) for name in _Columns._fields})
         self._model = _Model(**{name: np.asarray(model[name], dtype=np.float64) for name in _Model._fields})
         self._plans = {left: _plans(self._shortlist, left) for left in range(1, most + 1)}
 
@@ -251,12 +259,12 @@ class IRTPolicy:
 
     def to_state(self) -> tuple[dict[str, Any], Arrays]:
         """See `routegym.policies.storage.StoredPolicy`."""
-        return {"most": self._most, "shortlist": self._shortlist}, dict(self._model._asdict())
+        return {"most": self._most, "shortlist": self._shortlist}, {**self._model._asdict(), **self._columns._asdict()}
 
     @classmethod
     def from_state(cls, recording: Recording, settings: Mapping[str, Any], arrays: Arrays) -> Self:
         """See `routegym.policies.storage.StoredPolicy`."""
-        return cls(recording, arrays, int(settings["most"]), int(settings["shortlist"]))
+        return cls(recording, arrays, int(settings["most"]), int(settings["shortlist"]), arrays)
 
 
 @dataclass(frozen=True)
@@ -321,7 +329,7 @@ class IRT:
         known = _with_one(seen - center)
         going, left = _attempts_under_way(recording, outcomes, tasks, known @ ability, known @ cost, discrimination)
         model = _Model(center, ability, discrimination, going, cost, left, points, weights)
-        return IRTPolicy(recording, model._asdict(), most_attempts(graph), self.shortlist)
+        return IRTPolicy(recording, model._asdict(), most_attempts(graph), self.shortlist, columns._asdict())
 
 
 def _value_of(policy: IRTPolicy, recording: Recording, tasks: Ints, seed: int) -> float:

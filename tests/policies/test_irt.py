@@ -11,6 +11,7 @@ from routegym.graph.library import load_recording
 from routegym.graph.subset import keep_actions, vary_arms
 from routegym.policies.algorithm import Problem
 from routegym.policies.irt import IRT, IRTPolicy
+from routegym.policies.storage import load_policies, save_policies
 
 pytest.importorskip("torch")
 
@@ -227,6 +228,21 @@ def test_the_penalty_is_chosen_on_tasks_left_out() -> None:
 def test_tasks_of_several_steps_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"irt plans whole attempts.*'agent_steps'.*take predict_then_plan"):
         FAST.fit(Problem(load_recording("agent_steps")))
+
+
+def test_columns_are_those_of_the_fit_wherever_it_is_loaded(tmp_path) -> None:
+    recording = long_attempts(independent(), (0.1, 1.0))
+    policy = FAST.fit(Problem(recording))
+    save_policies(tmp_path, recording, {0: policy})
+    easy = long_attempts(np.ones((N, 2)), (0.1, 1.0))
+    legal = np.ones((easy.graph.n_nodes, 3), dtype=bool)
+    legal[:, 1] = False  # arm0 solves every task in one turn: nothing varies
+    fewer = keep_actions(easy, legal)
+    loaded = load_policies(tmp_path, fewer)[0]
+    assert isinstance(loaded, IRTPolicy)
+    for mine, theirs in zip(loaded._columns, policy._columns, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert (choices(loaded, fewer, 0.2) == 0).all()
 
 
 @pytest.mark.parametrize("penalties", [(), (0.0,), (1.0, -1.0)])
