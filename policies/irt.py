@@ -376,7 +376,7 @@ def _columns(recording: Recording) -> _Columns:
     same = np.all(signals == graph.node_signals[graph.task_start[graph.node_task[nodes]]], axis=0)
     width = len(names)
     task = [column for column in range(width) if same[column] and column not in per_arm]
-    attempt = [column for column in range(width) if not same[column] and column not in per_arm]
+    attempt = [column for column in range(width) if not same[column] and column not in {*per_arm, *begun}]
     embedding = range(width, width + recording.tasks.embedding.shape[1])
     return _Columns(
         np.array([*task, *embedding], dtype=np.int64),

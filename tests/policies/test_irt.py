@@ -245,6 +245,14 @@ def test_columns_are_those_of_the_fit_wherever_it_is_loaded(tmp_path) -> None:
     assert (choices(loaded, fewer, 0.2) == 0).all()
 
 
+def test_the_count_of_attempts_is_no_sign_of_how_one_goes() -> None:
+    recording = long_attempts(independent(), (0.1, 1.0))
+    policy = FAST.fit(Problem(recording))
+    names = [recording.node_signal_names[column] for column in policy._columns.attempt]
+    assert names
+    assert not {"attempts", "calls"} & set(names)
+
+
 @pytest.mark.parametrize("penalties", [(), (0.0,), (1.0, -1.0)])
 def test_bad_penalties(penalties: tuple[float, ...]) -> None:
     with pytest.raises(ConfigError, match="penalties"):
