@@ -118,14 +118,21 @@ class IRTPolicy:
         deterministic: bool = False,
         action_masks: npt.NDArray[np.bool_] | None = None,
     ) -> tuple[npt.NDArray[np.int64], Any]:
-        """See `routegym.policies.policy.Policy`."""
+        """See `routegym.policies.policy.Policy`; the state says which arms were abandoned, bool (N, n_arms)."""
         flat = np.asarray(observation)
+        shape = (len(flat), self.n_arms)
+        abandoned = np.zeros(shape, dtype=bool) if state is None else np.array(state, dtype=bool)
+        if episode_start is not None:
+            abandoned[episode_start] = False
         masks = flat[:, self.layout.columns["affordable"]] > 0.5 if action_masks is None else np.asarray(action_masks)
         actions = np.empty(len(flat), dtype=np.int64)
         for low in range(0, len(flat), _BATCH):
             part = slice(low, low + _BATCH)
-            actions[part] = self._choose(flat[part], masks[part])
-        return actions, state
+            actions[part] = self._choose(flat[part], masks[part], abandoned[part])
+        if len(self._columns.running):
+            running = flat[:, self._columns.running] > 0.5
+            abandoned |= running & (actions[:, None] != np.arange(self.n_arms))
+        return actions, abandoned
 
     def predicted(self, observation: Any) -> Floats:
         """Predicted final score of each arm alone, and 0 of a control, float64 (n, n_actions).
@@ -138,9 +145,11 @@ class IRTPolicy:
         score[:, : self.n_arms] = (chance * posterior[:, None]).sum(axis=2)
         return score
 
-    def _choose(self, flat: npt.NDArray[np.float32], masks: npt.NDArray[np.bool_]) -> Ints:
+    def _choose(
+        self, flat: npt.NDArray[np.float32], masks: npt.NDArray[np.bool_], abandoned: npt.NDArray[np.bool_]
+    ) -> Ints:
         n, everyone = len(flat), np.arange(len(flat))
-        chance, cost, posterior = self._chances(flat)
+        chance, cost, posterior = self._chances(flat, abandoned)
         price = np.maximum(price_of(flat, self.layout), _TIE) / self._scale
         legal = masks[:, : self.n_arms]
         running = flat[:, self._columns.running] > 0.5 if len(self._columns.running) else np.zeros_like(legal)
@@ -228,8 +237,13 @@ class IRTPolicy:
             alive = alive - hit
         return value
 
-    def _chances(self, flat: npt.NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
-        """Chance of each arm at each difficulty (n, a, q), its cost in USD (n, a), and the posterior (n, q)."""
+    def _chances(
+        self, flat: npt.NDArray[np.float32], abandoned: npt.NDArray[np.bool_] | None = None
+    ) -> tuple[Floats, Floats, Floats]:
+        """Chance of each arm at each difficulty (n, a, q), its cost in USD (n, a), and the posterior (n, q).
+
+        What was tried has failed, unless it was abandoned: that says nothing.
+        """
         model, columns = self._model, self._columns
         task = _with_one(flat[:, columns.task] - model.center)
         logit, cost = task @ model.ability, np.exp(np.minimum(task @ model.cost, 50.0))
@@ -238,6 +252,8 @@ class IRTPolicy:
         posterior = np.tile(model.weights, (len(flat), 1))
         if self._told and len(columns.tried):
             tried = flat[:, columns.tried] > 0.5
+            if abandoned is not None:
+                tried &= ~abandoned
             posterior = posterior * np.where(tried[:, :, None], 1.0 - fresh, 1.0).prod(axis=1)
             posterior /= np.maximum(posterior.sum(axis=1, keepdims=True), 1e-300)
         if not len(columns.running):

@@ -108,6 +108,18 @@ def test_an_attempt_that_is_known_to_fail_is_abandoned() -> None:
     found, _ = policy.predict(observation, action_masks=env.action_masks())
     assert (found[solved[tasks, 0]] == 0).all()  # it goes on
     assert (found[~solved[tasks, 0]] == 1).all()  # it is handed on
+    hard = ~solved[tasks, 0]
+    begun, whole = np.ones(len(tasks), dtype=bool), np.zeros(len(tasks), dtype=bool)
+    _, state = policy.predict(observation, ~hard[:, None].repeat(2, axis=1), begun, action_masks=env.action_masks())
+    assert (state == np.column_stack([hard, whole])).all()  # what was abandoned before is forgotten at a start
+    _, state = policy.predict(observation, state, whole, action_masks=env.action_masks())
+    assert (state[:, 0] == hard).all()
+    later = observation[hard].copy()
+    later[:, policy._columns.running] = 0.0
+    later[:, policy._columns.tried[0]] = 1.0
+    prior, failed = policy._model.weights, policy._chances(later)[2]
+    np.testing.assert_allclose(policy._chances(later, state[hard])[2], np.tile(prior, (len(later), 1)))
+    assert (np.abs(failed - prior).max(axis=1) > 0.01).all()
 
 
 def test_a_hard_budget_is_planned_with() -> None:
