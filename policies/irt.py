@@ -45,7 +45,7 @@ _BATCH = 1024  # episodes planned at a time
 _PRICES = (0.02, 0.1, 0.35, 1.0, 3.0)  # that a fit is judged by
 _TIE = 1e-6  # the least price: among equal plans the cheaper one is taken
 _SLACK = 1e-6  # of what is left of a budget: observations are float32
-_BEGUN = ("attempts", "calls")  # signals that count what was begun, as a share of what an episode allows
+_BEGUN = ("attempts", "calls")  # signals that count what was begun: constant while the first attempt goes on
 
 
 class _Columns(NamedTuple):
@@ -57,7 +57,6 @@ class _Columns(NamedTuple):
     """What changes while an attempt goes on."""
     tried: Ints
     running: Ints
-    begun: Ints
 
 
 class _Model(NamedTuple):
@@ -265,9 +264,13 @@ class IRTPolicy:
         return np.where(running[:, :, None], going, fresh), np.where(running, later, cost), posterior
 
     def _begun(self, flat: npt.NDArray[np.float32]) -> Ints:
-        if len(self._columns.begun):
-            return np.rint(flat[:, self._columns.begun[0]] * self._most).astype(np.int64)
-        return (flat[:, self.layout.columns["step"].start] > 0).astype(np.int64)
+        """Attempts begun, int64 (n,); without a verdict, or where arms are not told apart, whether there is one."""
+        if not self._told or not len(self._columns.tried):
+            return (flat[:, self.layout.columns["step"].start] > 0).astype(np.int64)
+        begun = flat[:, self._columns.tried] > 0.5
+        if len(self._columns.running):
+            begun = begun | (flat[:, self._columns.running] > 0.5)
+        return np.asarray(begun.sum(axis=1), dtype=np.int64)
 
     def _remaining(self, flat: npt.NDArray[np.float32]) -> Floats:
         share = flat[:, self.layout.columns["remaining"].start].astype(np.float64)  # b / (b + scale)
@@ -386,7 +389,7 @@ def _columns(recording: Recording) -> _Columns:
     arms = [arm.name for arm in recording.arms]
     groups = arm_signals(names, arms)
     per_arm = {column for columns in groups.values() for column in columns}
-    begun = [names.index(name) for name in _BEGUN if name in names]
+    begun = {names.index(name) for name in _BEGUN if name in names}
     nodes = np.flatnonzero(graph.node_status == OPEN)
     signals = graph.node_signals[nodes]
     same = np.all(signals == graph.node_signals[graph.task_start[graph.node_task[nodes]]], axis=0)
@@ -399,7 +402,6 @@ def _columns(recording: Recording) -> _Columns:
         np.array(attempt, dtype=np.int64),
         np.array(groups.get("tried", ()), dtype=np.int64),
         np.array(groups.get("running", ()), dtype=np.int64),
-        np.array(begun, dtype=np.int64),
     )
 
 

@@ -265,6 +265,18 @@ def test_the_count_of_attempts_is_no_sign_of_how_one_goes() -> None:
     assert not {"attempts", "calls"} & set(names)
 
 
+@pytest.mark.parametrize("verdict", [True, False])
+def test_attempts_are_counted_whatever_the_import_allowed(verdict: bool) -> None:
+    recording = recording_of(independent(), (0.1, 1.0), verdict=verdict, most=5)  # of which two arms use two
+    policy = FAST.fit(Problem(recording))
+    env = RoutingVectorEnv(N, recording, split="all", autoreset_mode="Disabled")
+    env.reset(seed=0, options={"task_id": np.arange(N), "lambda": 0.0})
+    observation, _, over, *_ = env.step(np.zeros(N, dtype=np.int64))
+    assert (policy._begun(observation[~over]) == 1).all()
+    if not verdict:
+        assert (choices(policy, recording, 0.0, 1) == 2).all()  # the first answer is handed in
+
+
 @pytest.mark.parametrize("penalties", [(), (0.0,), (1.0, -1.0)])
 def test_bad_penalties(penalties: tuple[float, ...]) -> None:
     with pytest.raises(ConfigError, match="penalties"):
