@@ -1,11 +1,14 @@
 """Item response theory with planning: on small worlds whose best plan can be worked out by hand."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from routegym.core import RoutingVectorEnv
-from routegym.errors import ConfigError
+from routegym.errors import ConfigError, RunError
 from routegym.graph.imports import RoutingData, to_recording
 from routegym.graph.library import load_recording
 from routegym.graph.subset import keep_actions, vary_arms
@@ -281,3 +284,15 @@ def test_attempts_are_counted_whatever_the_import_allowed(verdict: bool) -> None
 def test_bad_penalties(penalties: tuple[float, ...]) -> None:
     with pytest.raises(ConfigError, match="penalties"):
         IRT(penalties=penalties)
+
+
+def test_a_policy_is_not_loaded_where_texts_are_embedded_otherwise(tmp_path) -> None:
+    recording = recording_of(independent(), (0.1, 1.0))
+    save_policies(tmp_path, recording, {0: FAST.fit(Problem(recording))})
+    other = replace(recording, tasks=replace(recording.tasks, embedder="another"))
+    with pytest.raises(RunError, match="those of recording 'made' are by 'another'"):
+        load_policies(tmp_path, other)
+    meta = json.loads((tmp_path / "policy.json").read_text())
+    del meta["embedder"]
+    (tmp_path / "policy.json").write_text(json.dumps(meta))
+    assert load_policies(tmp_path, other).keys() == {0}  # older files do not say
