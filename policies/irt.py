@@ -44,7 +44,8 @@ Ints = npt.NDArray[np.int64]
 _BATCH = 1024  # episodes planned at a time
 _PRICES = (0.02, 0.1, 0.35, 1.0, 3.0)  # that a fit is judged by
 _TIE = 1e-6  # the least price: among equal plans the cheaper one is taken
-_BEGUN = ("attempts", "calls")  # signals that count what was begun, as a share of what an episode allows
+_SLACK = 1e-6  # of what is left of a budget: observations are float32
+_BEGUN = ("attempts", "calls")  # signals that count what was begun: constant while the first attempt goes on
 
 
 class _Columns(NamedTuple):
@@ -56,7 +57,6 @@ class _Columns(NamedTuple):
     """What changes while an attempt goes on."""
     tried: Ints
     running: Ints
-    begun: Ints
 
 
 class _Model(NamedTuple):
@@ -88,16 +88,24 @@ class IRTPolicy:
         model: fitted numbers, by name.
         most: attempts that an episode allows.
         shortlist: arms whose orders are tried out.
+        columns: where things stood in the observation that the model was fitted to, by name.
     """
 
     kind = "irt"
 
-    def __init__(self, recording: Recording, model: Mapping[str, Floats], most: int, shortlist: int) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        model: Mapping[str, Floats],
+        most: int,
+        shortlist: int,
+        columns: Mapping[str, Ints],
+    ) -> None:
         self.layout = ObservationLayout.of(recording)
         self.n_arms = len(recording.arms)
         self._scale, self._most, self._shortlist = recording.cost_scale_usd, most, min(shortlist, self.n_arms)
         self._controls, self._told = bool(recording.controls), recording.tells_success
-        self._columns = _columns(recording)
+        self._columns = _Columns(**{name: np.asarray(columns[name], dtype=np.int64) for name in _Columns._fields})
         self._model = _Model(**{name: np.asarray(model[name], dtype=np.float64) for name in _Model._fields})
         self._plans = {left: _plans(self._shortlist, left) for left in range(1, most + 1)}
 
@@ -109,26 +117,38 @@ class IRTPolicy:
         deterministic: bool = False,
         action_masks: npt.NDArray[np.bool_] | None = None,
     ) -> tuple[npt.NDArray[np.int64], Any]:
-        """See `routegym.policies.policy.Policy`."""
+        """See `routegym.policies.policy.Policy`; the state says which arms were abandoned, bool (N, n_arms)."""
         flat = np.asarray(observation)
+        shape = (len(flat), self.n_arms)
+        abandoned = np.zeros(shape, dtype=bool) if state is None else np.array(state, dtype=bool)
+        if episode_start is not None:
+            abandoned[episode_start] = False
         masks = flat[:, self.layout.columns["affordable"]] > 0.5 if action_masks is None else np.asarray(action_masks)
         actions = np.empty(len(flat), dtype=np.int64)
         for low in range(0, len(flat), _BATCH):
             part = slice(low, low + _BATCH)
-            actions[part] = self._choose(flat[part], masks[part])
-        return actions, state
+            actions[part] = self._choose(flat[part], masks[part], abandoned[part])
+        if len(self._columns.running):
+            running = flat[:, self._columns.running] > 0.5
+            abandoned |= running & (actions[:, None] != np.arange(self.n_arms))
+        return actions, abandoned
 
     def predicted(self, observation: Any) -> Floats:
-        """Predicted final score of each arm alone, and 0 of a control, float64 (n, n_actions)."""
+        """Predicted final score of each arm alone, and 0 of a control, float64 (n, n_actions).
+
+        Where the environment says when a task is solved, it is the chance of that: a score of 1.
+        """
         flat = np.asarray(observation)
         chance, _, posterior = self._chances(flat)
         score = np.zeros((len(flat), len(self.layout.action_names)))
         score[:, : self.n_arms] = (chance * posterior[:, None]).sum(axis=2)
         return score
 
-    def _choose(self, flat: npt.NDArray[np.float32], masks: npt.NDArray[np.bool_]) -> Ints:
+    def _choose(
+        self, flat: npt.NDArray[np.float32], masks: npt.NDArray[np.bool_], abandoned: npt.NDArray[np.bool_]
+    ) -> Ints:
         n, everyone = len(flat), np.arange(len(flat))
-        chance, cost, posterior = self._chances(flat)
+        chance, cost, posterior = self._chances(flat, abandoned)
         price = np.maximum(price_of(flat, self.layout), _TIE) / self._scale
         legal = masks[:, : self.n_arms]
         running = flat[:, self._columns.running] > 0.5 if len(self._columns.running) else np.zeros_like(legal)
@@ -199,18 +219,30 @@ class IRTPolicy:
         alive = np.repeat(posterior[:, None], arms.shape[1], axis=1)  # (m, p, q)
         value, spent = np.zeros(arms.shape[:2]), np.zeros(arms.shape[:2])
         going = np.ones(arms.shape[:2], dtype=bool)
+        payable = remaining[:, None] * (1.0 + _SLACK)
+        whole = legal & (cost <= payable) if len(self._columns.running) else legal
+        whole = whole | ~whole.any(axis=1, keepdims=True)  # what is payable only in part is begun if nothing else is
         for place in range(arms.shape[2]):
             arm = np.maximum(arms[:, :, place], 0)
             going &= (arms[:, :, place] >= 0) & legal[row, arm]
-            going &= spent + reserve[row, arm] <= remaining[:, None]
+            if place:
+                # a reserve is that of the next turn, and shown at most as the cost scale
+                going &= spent + np.maximum(reserve, cost)[row, arm] <= payable
+            else:  # the mask says what may be begun, and reserves in float32 might contradict it
+                going &= whole[row, arm]
             hit = alive * (chance[row, arm] * going[:, :, None])
             value += hit.sum(axis=2) - price[:, None] * cost[row, arm] * alive.sum(axis=2) * going
             spent += cost[row, arm]
             alive = alive - hit
         return value
 
-    def _chances(self, flat: npt.NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
-        """Chance of each arm at each difficulty (n, a, q), its cost in USD (n, a), and the posterior (n, q)."""
+    def _chances(
+        self, flat: npt.NDArray[np.float32], abandoned: npt.NDArray[np.bool_] | None = None
+    ) -> tuple[Floats, Floats, Floats]:
+        """Chance of each arm at each difficulty (n, a, q), its cost in USD (n, a), and the posterior (n, q).
+
+        What was tried has failed, unless it was abandoned: that says nothing.
+        """
         model, columns = self._model, self._columns
         task = _with_one(flat[:, columns.task] - model.center)
         logit, cost = task @ model.ability, np.exp(np.minimum(task @ model.cost, 50.0))
@@ -219,6 +251,8 @@ class IRTPolicy:
         posterior = np.tile(model.weights, (len(flat), 1))
         if self._told and len(columns.tried):
             tried = flat[:, columns.tried] > 0.5
+            if abandoned is not None:
+                tried &= ~abandoned
             posterior = posterior * np.where(tried[:, :, None], 1.0 - fresh, 1.0).prod(axis=1)
             posterior /= np.maximum(posterior.sum(axis=1, keepdims=True), 1e-300)
         if not len(columns.running):
@@ -230,9 +264,13 @@ class IRTPolicy:
         return np.where(running[:, :, None], going, fresh), np.where(running, later, cost), posterior
 
     def _begun(self, flat: npt.NDArray[np.float32]) -> Ints:
-        if len(self._columns.begun):
-            return np.rint(flat[:, self._columns.begun[0]] * self._most).astype(np.int64)
-        return (flat[:, self.layout.columns["step"].start] > 0).astype(np.int64)
+        """Attempts begun, int64 (n,); without a verdict, or where arms are not told apart, whether there is one."""
+        if not self._told or not len(self._columns.tried):
+            return (flat[:, self.layout.columns["step"].start] > 0).astype(np.int64)
+        begun = flat[:, self._columns.tried] > 0.5
+        if len(self._columns.running):
+            begun = begun | (flat[:, self._columns.running] > 0.5)
+        return np.asarray(begun.sum(axis=1), dtype=np.int64)
 
     def _remaining(self, flat: npt.NDArray[np.float32]) -> Floats:
         share = flat[:, self.layout.columns["remaining"].start].astype(np.float64)  # b / (b + scale)
@@ -240,12 +278,12 @@ class IRTPolicy:
 
     def to_state(self) -> tuple[dict[str, Any], Arrays]:
         """See `routegym.policies.storage.StoredPolicy`."""
-        return {"most": self._most, "shortlist": self._shortlist}, dict(self._model._asdict())
+        return {"most": self._most, "shortlist": self._shortlist}, {**self._model._asdict(), **self._columns._asdict()}
 
     @classmethod
     def from_state(cls, recording: Recording, settings: Mapping[str, Any], arrays: Arrays) -> Self:
         """See `routegym.policies.storage.StoredPolicy`."""
-        return cls(recording, arrays, int(settings["most"]), int(settings["shortlist"]))
+        return cls(recording, arrays, int(settings["most"]), int(settings["shortlist"]), arrays)
 
 
 @dataclass(frozen=True)
@@ -310,7 +348,7 @@ class IRT:
         known = _with_one(seen - center)
         going, left = _attempts_under_way(recording, outcomes, tasks, known @ ability, known @ cost, discrimination)
         model = _Model(center, ability, discrimination, going, cost, left, points, weights)
-        return IRTPolicy(recording, model._asdict(), most_attempts(graph), self.shortlist)
+        return IRTPolicy(recording, model._asdict(), most_attempts(graph), self.shortlist, columns._asdict())
 
 
 def _value_of(policy: IRTPolicy, recording: Recording, tasks: Ints, seed: int) -> float:
@@ -323,17 +361,26 @@ def _value_of(policy: IRTPolicy, recording: Recording, tasks: Ints, seed: int) -
 
 
 class _Outcomes(NamedTuple):
-    """What comes of every arm from every situation, an attempt under way going on; (nodes, a)."""
+    """What comes of every arm from every situation, an attempt under way going on; (nodes, a).
+
+    NaN at the start of a task where the arm is masked.
+    """
 
     score: Floats
+    """Where the environment says when a task is solved, the chance of that."""
     cost: Floats
     """USD still to be paid."""
 
     @classmethod
     def of(cls, recording: Recording) -> _Outcomes:
         graph = recording.graph
-        found = [evaluate_choices(graph, always_arm_actions(graph, arm)) for arm in range(graph.n_arms)]
+        worth = graph.node_score >= 1 if recording.tells_success else None
+        found = [evaluate_choices(graph, always_arm_actions(graph, arm), worth) for arm in range(graph.n_arms)]
         score, cost = (np.stack(columns, axis=1) for columns in zip(*found, strict=True))
+        start = graph.task_start
+        masked = np.isnan(graph.node_reserve[start, : graph.n_arms])  # another arm stood in
+        for outcome in (score, cost):
+            outcome[start] = np.where(masked, np.nan, outcome[start])
         return cls(score, cost)
 
 
@@ -342,20 +389,19 @@ def _columns(recording: Recording) -> _Columns:
     arms = [arm.name for arm in recording.arms]
     groups = arm_signals(names, arms)
     per_arm = {column for columns in groups.values() for column in columns}
-    begun = [names.index(name) for name in _BEGUN if name in names]
+    begun = {names.index(name) for name in _BEGUN if name in names}
     nodes = np.flatnonzero(graph.node_status == OPEN)
     signals = graph.node_signals[nodes]
     same = np.all(signals == graph.node_signals[graph.task_start[graph.node_task[nodes]]], axis=0)
     width = len(names)
     task = [column for column in range(width) if same[column] and column not in per_arm]
-    attempt = [column for column in range(width) if not same[column] and column not in per_arm]
+    attempt = [column for column in range(width) if not same[column] and column not in {*per_arm, *begun}]
     embedding = range(width, width + recording.tasks.embedding.shape[1])
     return _Columns(
         np.array([*task, *embedding], dtype=np.int64),
         np.array(attempt, dtype=np.int64),
         np.array(groups.get("tried", ()), dtype=np.int64),
         np.array(groups.get("running", ()), dtype=np.int64),
-        np.array(begun, dtype=np.int64),
     )
 
 
@@ -369,13 +415,14 @@ def _check_kind(recording: Recording) -> None:
 
 
 def _abilities(x: Floats, score: Floats, penalty: float, points: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Ability (d + 1, a) and discrimination (a,) of highest penalised marginal likelihood."""
+    """Ability (d + 1, a) and discrimination (a,) of highest penalised marginal likelihood; a NaN is no datum."""
     try:
         import torch as th
     except ImportError as error:
         raise MissingExtraError("torch", "train") from error
-    right, seen = th.as_tensor(score), th.as_tensor(x)
-    mean = right.mean(dim=0).clamp(0.02, 0.98)
+    known = th.as_tensor(~np.isnan(score), dtype=th.float64)
+    right, seen = th.as_tensor(np.nan_to_num(score)), th.as_tensor(x)
+    mean = (right.sum(dim=0) / known.sum(dim=0).clamp(min=1.0)).clamp(0.02, 0.98)
     slope = th.zeros((x.shape[1], score.shape[1]), dtype=th.float64, requires_grad=True)
     level = th.log(mean / (1 - mean)).requires_grad_(True)
     factor = th.ones(score.shape[1], dtype=th.float64, requires_grad=True)
@@ -386,7 +433,7 @@ def _abilities(x: Floats, score: Floats, penalty: float, points: Floats, weights
         optimizer.zero_grad()
         logit = (seen @ slope + level)[:, :, None] + factor[:, None] * grid  # (n, a, q)
         log = th.nn.functional.logsigmoid
-        terms = right[:, :, None] * log(logit) + (1 - right)[:, :, None] * log(-logit)
+        terms = right[:, :, None] * log(logit) + (known - right)[:, :, None] * log(-logit)
         fit = th.logsumexp(terms.sum(dim=1) + chance, dim=1).sum()
         total = -fit + penalty * (slope**2).sum() + 0.5 * ((factor - 1) ** 2).sum()
         total.backward()  # type: ignore[no-untyped-call]
@@ -398,14 +445,28 @@ def _abilities(x: Floats, score: Floats, penalty: float, points: Floats, weights
 
 
 def _log_costs(x: Floats, cost: Floats, penalty: float) -> Floats:
-    """Ridge regression of the logarithm of each arm's cost, moved so that mean costs come out right; (d + 1, a)."""
+    """Ridge regression of the logarithm of each arm's cost, moved so that mean costs come out right; (d + 1, a).
+
+    A cost of NaN is no datum; an arm without any is taken to cost as much as the dearest.
+    """
     least = np.where(cost > 0, cost, np.inf).min(initial=1e-12)
-    log = np.log(np.maximum(cost, min(least, 1e-12) if not np.isfinite(least) else least))
-    mean = log.mean(axis=0)
-    slope = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ (log - mean))
-    fitted = np.exp(x @ slope + mean).mean(axis=0)
-    level = mean + np.log(np.maximum(cost.mean(axis=0), 1e-12) / np.maximum(fitted, 1e-300))
-    return np.vstack([slope, level])
+    log = np.log(np.fmax(cost, min(least, 1e-12) if not np.isfinite(least) else least))
+    fitted = np.zeros((x.shape[1] + 1, cost.shape[1]))
+    patterns, pattern = np.unique(~np.isnan(cost), axis=1, return_inverse=True)
+    for number, rows in enumerate(patterns.T):  # arms with the same tasks share a matrix
+        arms = np.flatnonzero(pattern.ravel() == number)
+        if not rows.any():
+            fitted[-1, arms] = np.log(max(np.nan_to_num(cost).max(), 1e-12))
+            continue
+        seen, wanted = x[rows] - x[rows].mean(axis=0), log[np.ix_(rows, arms)]
+        mean = wanted.mean(axis=0)
+        slope = np.linalg.solve(seen.T @ seen + penalty * np.eye(x.shape[1]), seen.T @ (wanted - mean))
+        met = np.exp(x[rows] @ slope + mean).mean(axis=0)
+        fitted[:-1, arms] = slope
+        fitted[-1, arms] = mean + np.log(
+            np.maximum(cost[np.ix_(rows, arms)].mean(axis=0), 1e-12) / np.maximum(met, 1e-300)
+        )
+    return fitted
 
 
 def _attempts_under_way(

@@ -208,32 +208,42 @@ def ladders(recording: Recording, tasks: npt.NDArray[np.int64], most: int) -> La
     """Mean score and cost of every order of different arms, tried until one solves the task; exact, without a cap.
 
     Attempts of different arms are independent given the task, so what a cascade brings follows from the arms alone:
-    an arm's score and cost count as often as all before it have failed. An arm that is not legal is passed over.
+    an arm is reached as often as all before it have failed, and then it costs; what it scores counts where it solves
+    the task, and of an arm that fails where it is the last. An arm that is not legal is passed over.
 
     Args:
-        recording: its environment says when a task is solved: a score above 0.
+        recording: its environment says when a task is solved: a score of 1.
         tasks: to take the means over.
         most: arms at most; never more than a recorded episode has attempts.
     """
     graph = recording.graph
     starts = graph.task_start[tasks]
+    full = graph.node_score >= 1
     outcomes = []
     for arm in range(graph.n_arms):
         action = always_arm_actions(graph, arm)
-        solved, _ = evaluate_choices(graph, action, graph.node_score > 0)
-        score, cost = evaluate_choices(graph, action)
-        outcomes.append((score[starts], cost[starts], solved[starts]))
+        solved, cost = evaluate_choices(graph, action, full)
+        won, _ = evaluate_choices(graph, action, np.where(full, graph.node_score, 0.0))
+        lost, _ = evaluate_choices(graph, action, np.where(full, 0.0, graph.node_score))
+        outcomes.append((won[starts], lost[starts], cost[starts], solved[starts]))
     legal = ~np.isnan(graph.node_reserve[starts, : graph.n_arms]).T
-    score, cost, solved = np.where(legal, np.array(outcomes).transpose(1, 0, 2), 0.0)  # (arms, tasks) each
+    won, lost, cost, solved = np.where(legal, np.array(outcomes).transpose(1, 0, 2), 0.0)  # (arms, tasks) each
     found: list[tuple[tuple[int, ...], float, float]] = []
     prefixes: list[tuple[tuple[int, ...], float, float]] = [((), 0.0, 0.0)]
     for _ in range(min(most, most_attempts(graph), graph.n_arms)):
         longer = []
         for arms, so_far, paid in prefixes:
-            reached = np.prod(1 - solved[list(arms)], axis=0) / len(tasks)
-            gained, spent = so_far + score @ reached, paid + cost @ reached  # (arms,)
-            longer += [((*arms, a), float(gained[a]), float(spent[a])) for a in range(graph.n_arms) if a not in arms]
-        found += longer
+            reached, kept = np.full(len(tasks), 1 / len(tasks)), np.zeros(len(tasks))
+            for arm in arms:
+                kept = np.where(legal[arm], lost[arm] * reached, kept)
+                reached = reached * (1 - solved[arm])
+            gained, spent = so_far + won @ reached, paid + cost @ reached  # (arms,)
+            last = lost @ reached + ~legal @ kept
+            for a in range(graph.n_arms):
+                if a in arms:
+                    continue
+                longer.append(((*arms, a), float(gained[a]), float(spent[a])))
+                found.append(((*arms, a), float(gained[a] + last[a]), float(spent[a])))
         prefixes = longer
     arms_of, scores, costs = zip(*found, strict=True)
     return Ladders(arms_of, np.array(scores), np.array(costs))

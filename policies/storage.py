@@ -85,6 +85,7 @@ def save_policies(folder: Path, recording: Recording, policies: Mapping[int, Sto
         "columns": layout.names,
         "actions": layout.action_names,
         "recording": {"name": recording.name, "content_hash": recording.content_hash},
+        "embedder": recording.tasks.embedder,
         "policies": members,
     }
     write_atomically(folder / "policy.safetensors", save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
@@ -102,7 +103,7 @@ def load_policies(folder: Path, recording: Recording, adapt: bool = False) -> di
 
     Raises:
         RunError: a file is missing, damaged or not finite, the two do not fit together, or the policies were made for
-            other columns or actions than those of the recording; the message names what differs.
+            other columns, actions or text features than those of the recording; the message names what differs.
     """
     path = folder / "policy.json"
     try:
@@ -110,6 +111,7 @@ def load_policies(folder: Path, recording: Recording, adapt: bool = False) -> di
         if meta["format"] != _FORMAT:
             raise RunError(f"{path}: format = {meta['format']!r}; expected {_FORMAT!r}; train again")
         members = {int(seed): dict(state) for seed, state in meta["policies"].items()}
+        embedder = meta.get("embedder", recording.tasks.embedder)  # older files do not name it
         trained = {"actions": tuple(meta["actions"]), "columns": tuple(meta["columns"])}
     except FileNotFoundError:
         raise RunError(f"{path}: no such file; is {folder} a run folder that was trained to the end?") from None
@@ -130,6 +132,12 @@ def load_policies(folder: Path, recording: Recording, adapt: bool = False) -> di
         raise RunError(
             f"{folder}: the policy was trained with other {what} ({len(trained[what])}, recording "
             f"{recording.name!r} has {len(theirs)}; they differ in {odd or 'their order'}); {remedy}"
+        )
+    if embedder != recording.tasks.embedder:
+        raise RunError(
+            f"{folder}: the policy was trained with tasks embedded by {embedder!r}, and those of recording "
+            f"{recording.name!r} are by {recording.tasks.embedder!r}; evaluate it on the recording it was trained on, "
+            "or train one for this recording"
         )
     path = folder / "policy.safetensors"
     try:

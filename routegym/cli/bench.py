@@ -118,6 +118,8 @@ class Bench:
             comparison = Comparison(recording, split, grid, entries(jobs, held_out(parts)), against)
             metrics = comparison.metrics()
         metrics |= {"env": self.env, "made": _made(jobs, source, self.folds), "decisions": _decisions(jobs)}
+        if self.folds:
+            metrics["made"]["first_fold_tasks"] = len(next(iter(parts.values())).split("test"))
         _write(self.env, out, comparison, metrics, jobs)
 
 

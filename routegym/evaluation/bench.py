@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,8 @@ class BenchSettings:
     recording: str
     """Name of a shipped recording or path of one."""
     content_hash: str
+    scales: str
+    """Names the recording's prices, cost scale and range of budgets, which its content hash leaves out."""
     budgets: tuple[float, ...]
     """Finite caps of the grid, USD."""
     lambdas: tuple[float, ...]
@@ -74,7 +76,7 @@ class BenchSettings:
     ) -> BenchSettings:
         """The settings of a bench on an opened recording."""
         caps, prices = tuple(grid.caps.tolist()), tuple(grid.lambdas.tolist())
-        return cls(env, source, recording.content_hash, caps, prices, split, steps)
+        return cls(env, source, recording.content_hash, _scales(recording), caps, prices, split, steps)
 
     @property
     def grid_digest(self) -> str:
@@ -112,6 +114,7 @@ class Job:
             "hyperparameters": self.hyperparameters,
             "seed": self.seed,
             "recording": self.settings.content_hash,
+            "scales": self.settings.scales,
             "problem": {name: problem[name].default for name in ("budget_usd", "lambda_", "split")},
         }
         return self.cache / f"{self.name.replace(':', '.')}-{self.seed}-{_digest(decides)}"
@@ -142,7 +145,8 @@ def bench_parts(source: str, recording: Recording, folds: int, cache: Path) -> d
     """
     if not folds:
         return {source: recording}
-    places = [cache / "folds" / f"{recording.content_hash[:12]}-{fold}-of-{folds}" for fold in range(folds)]
+    name = f"{recording.content_hash[:12]}-{_scales(recording)}"
+    places = [cache / "folds" / f"{name}-{fold}-of-{folds}" for fold in range(folds)]
     if not all((place / "meta.json").is_file() for place in places):
         for place, part in zip(places, fold_recordings(recording, folds), strict=True):
             part.save(place)
@@ -315,7 +319,8 @@ def policy_of_job(job: Job, recording: Recording) -> Policy:
 
 def bound_file(cache: Path, settings: BenchSettings) -> Path:
     """Where a bench keeps the outcomes of the attainable bound."""
-    return cache / f"attainable-{settings.split}-{settings.content_hash[:12]}-{settings.grid_digest}.safetensors"
+    of = f"{settings.content_hash[:12]}-{settings.scales}"
+    return cache / f"attainable-{settings.split}-{of}-{settings.grid_digest}.safetensors"
 
 
 def read_outcomes(path: Path) -> Outcomes | None:
@@ -377,6 +382,11 @@ def _fit(job: Job, recording: Recording) -> Policy:
     training.clear()
     fitted: Policy = policy
     return fitted
+
+
+def _scales(recording: Recording) -> str:
+    prices = {model: asdict(price) for model, price in recording.prices.prices.items()}
+    return _digest([prices, recording.cost_scale_usd, recording.budget_range_usd])
 
 
 def _digest(content: Any) -> str:

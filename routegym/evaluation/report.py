@@ -10,6 +10,11 @@ from rich.table import Table as RichTable
 
 __all__ = ["Table", "arm_table", "budget_table", "comparison_table", "decision_table", "leaders", "results_page"]
 
+_POOLED = (
+    "Operating points are chosen once for all folds, on their validation tasks together, which are evaluated tasks "
+    "of other folds: the numbers may be optimistic."
+)
+
 
 @dataclass(frozen=True)
 class Table:
@@ -67,7 +72,7 @@ def comparison_table(metrics: Mapping[str, Any]) -> Table:
     header = ("policy", "AIQ", "over zero router", *(("gap to bound closed",) if bounded else ()))
     header += ("gap to oracle closed", "over best baseline", "QNC", "violations", "seeds", "CPU s to fit")
     return Table(
-        title=f"{metrics['recording']}, {metrics['tasks']} {metrics['split']} tasks",
+        title=f"{metrics['recording']}, {_tasks(metrics)}",
         header=header,
         rows=[row for _, row in sorted(rows, key=lambda pair: -pair[0])],
         notes=(
@@ -75,6 +80,7 @@ def comparison_table(metrics: Mapping[str, Any]) -> Table:
             "Brackets: 95 % paired bootstrap over tasks and seeds, not adjusted for their number; * excludes 0.",
             f"Best baseline: {metrics['best_baseline'] or 'none'}. QNC: cost of the best single arm's score over that "
             "arm's cost. Violations: episodes above their hard budget.",
+            *((_POOLED,) if _folds(metrics) else ()),
         ),
         strong=frozenset(name for name, found in policies.items() if found["learned"]),
     )
@@ -100,6 +106,16 @@ def budget_table(metrics: Mapping[str, Any]) -> Table:
         notes=(f"95 % intervals over tasks and seeds are at most +-{widest:.3f}.",),
         strong=frozenset(name for name, found in policies.items() if found["learned"]),
     )
+
+
+def _folds(metrics: Mapping[str, Any]) -> int:
+    """Folds of the cross-validation; 0 without one, and in metrics that do not say how they were made."""
+    return int(metrics.get("made", {}).get("folds", 0))
+
+
+def _tasks(metrics: Mapping[str, Any]) -> str:
+    folds = _folds(metrics)
+    return f"{metrics['tasks']} " + (f"tasks, {folds}-fold cross-validation" if folds else f"{metrics['split']} tasks")
 
 
 def arm_table(metrics: Mapping[str, Any], name: str) -> Table:
@@ -155,7 +171,7 @@ def results_page(metrics: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     parts = [
         f"`{made['command']}`: recording `{metrics['recording']}` (content hash `{metrics['content_hash'][:12]}`), "
-        f"{metrics['tasks']} {metrics['split']} tasks, training seeds {made['seeds']} (rules and success "
+        f"{_tasks(metrics)}, training seeds {made['seeds']} (rules and success "
         f"predictors are fitted once). {made['machine']}; {versions}.",
         comparison_table(metrics).markdown(),
         "Score under a hard budget (USD per task), price 0:",
@@ -169,6 +185,9 @@ def results_page(metrics: Mapping[str, Any]) -> str:
 def decision_table(metrics: Mapping[str, Any]) -> Table:
     """Seconds per decision, and whether a competitor has collapsed to one arm."""
     middle = len(metrics["budgets_usd"]) // 2
+    held = "; first fold" if _folds(metrics) else ""
+    if held and "first_fold_tasks" in metrics["made"]:
+        held += f", {metrics['made']['first_fold_tasks']} tasks"
     rows = []
     for name, found in sorted(metrics["policies"].items(), key=lambda item: -item[1]["aiq"]):
         time, point = metrics["decisions"].get(name), found["budgets"][middle]
@@ -203,6 +222,6 @@ def decision_table(metrics: Mapping[str, Any]) -> Table:
             "entropy of the choice (0 one arm, 1 all alike);",
             "share of episodes that some arm alone would have played better or as well for less; score lost to the "
             "clairvoyant optimum under that budget.",
-            "Brier and ECE: of the predicted score of every arm alone, at the start of a task.",
+            f"Brier and ECE: of the predicted score of every arm alone, at the start of a task{held}.",
         ),
     )

@@ -34,7 +34,7 @@ def fold_recordings(recording: Recording, folds: int, seed: int = 0) -> list[Rec
         seed: deals the tasks in another way.
 
     Raises:
-        ConfigError: fewer than 2 folds, or a fold without tasks.
+        ConfigError: fewer than 2 folds, or a fold without tasks to hold out, to validate on or to train on.
     """
     if folds < 2:
         raise ConfigError(f"folds = {folds}; expected at least 2")
@@ -48,6 +48,12 @@ def fold_recordings(recording: Recording, folds: int, seed: int = 0) -> list[Rec
     found = []
     for fold in range(folds):
         splits = np.where(place == fold, "test", np.where(validation, "val", "train")).tolist()
+        for split, what in (("val", "validation"), ("train", "training")):
+            if split not in splits:
+                raise ConfigError(
+                    f"folds = {folds}: {len(tasks)} tasks leave fold {fold} no {what} task; take other folds, another "
+                    "seed or more tasks"
+                )
         dealt = replace(tasks, splits=tuple(splits))
         if made is not None:
             dealt = dealt.with_embedding(*made)

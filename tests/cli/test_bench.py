@@ -119,6 +119,7 @@ def test_folds_hold_every_task_out_once(bench: tuple[Path, list[str]], recording
     again = open_bench(out, metrics, whole)
     assert again.comparison.metrics()["policies"]["knn"]["aiq"] == metrics["policies"]["knn"]["aiq"]
     held = again.played.recording
+    assert metrics["made"]["first_fold_tasks"] == len(held.split("test"))
     assert set(held.split("test")) < set(range(len(whole.tasks)))
     assert again.policy("knn").predict is not None
     tasks = again.played.entries["knn"].outcomes[0].scores.shape[1]

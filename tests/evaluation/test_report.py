@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from routegym.evaluation.report import Table, arm_table, budget_table, comparison_table, decision_table
+from routegym.evaluation.report import Table, arm_table, budget_table, comparison_table, decision_table, results_page
 
 
 def interval(estimate, low, high):
@@ -122,3 +122,22 @@ def test_markdown_sets_the_learned_off_and_keeps_the_notes(metrics):
     assert "| random | 0.2000 |" in page
     assert "| --- | ---: |" in page
     assert "Best baseline: random" in page
+
+
+def test_with_folds_the_table_says_where_points_were_chosen(metrics):
+    assert "other folds" not in comparison_table(metrics).markdown()
+    assert "other folds" not in comparison_table(metrics | {"made": {"folds": 0}}).markdown()
+    assert "on their validation tasks together" in comparison_table(metrics | {"made": {"folds": 5}}).markdown()
+
+
+def test_with_folds_tables_say_so_and_what_is_of_the_first_one(metrics):
+    versions = {"versions": {}, "command": "routegym bench", "seeds": [0], "machine": "Linux"}
+    folded = metrics | {
+        "split": "all",
+        "content_hash": "0" * 64,
+        "made": versions | {"folds": 5, "first_fold_tasks": 3},
+    }
+    assert comparison_table(folded).title == "toy, 7 tasks, 5-fold cross-validation"
+    assert "7 tasks, 5-fold cross-validation, training seeds" in results_page(folded)
+    assert decision_table(folded).notes[-1].endswith("at the start of a task; first fold, 3 tasks.")
+    assert decision_table(metrics).notes[-1].endswith("at the start of a task.")

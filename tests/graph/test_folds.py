@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from routegym.errors import ConfigError
+from routegym.graph import folds as folds_module
 from routegym.graph.folds import fold_of_tasks, fold_recordings
 from routegym.graph.imports import RoutingData, to_recording
 
@@ -61,3 +62,12 @@ def test_it_can_be_saved(tmp_path) -> None:
 def test_bad_numbers(folds: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         fold_recordings(made().recording, folds)
+
+
+@pytest.mark.parametrize(("wanted", "message"), [("val", "no validation task"), ("train", "no training task")])
+def test_a_fold_needs_tasks_to_train_and_to_validate_on(wanted: str, message: str, monkeypatch) -> None:
+    keep = 8 if wanted == "val" else 1  # one task in so many is for validation: none of these buckets, or all of them
+    monkeypatch.setattr(folds_module, "_VALIDATION", keep)
+    monkeypatch.setattr(folds_module, "_bucket", lambda prompt, seed: 2 + len(prompt) % 2)
+    with pytest.raises(ConfigError, match=f"leave fold 0 {message}"):
+        fold_recordings(made(text="none").recording, 2)

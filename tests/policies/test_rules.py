@@ -4,6 +4,7 @@ from itertools import permutations
 
 import helpers
 import numpy as np
+import pyarrow as pa
 import pytest
 from helpers import Edge, hand_made
 
@@ -12,6 +13,7 @@ from routegym.core.vector_env import RoutingVectorEnv
 from routegym.errors import ConfigError
 from routegym.evaluation.frontier import hull
 from routegym.graph import evaluate_choices
+from routegym.graph.imports import RoutingData, to_recording
 from routegym.graph.values import most_attempts
 from routegym.policies import baselines, storage
 from routegym.policies.algorithm import Problem, algorithm_class, algorithm_names
@@ -213,6 +215,25 @@ def test_a_fixed_cascade_plays_what_was_scored():
     tasks = recording.split("train")
     env = RoutingVectorEnv(8, recording, split="all", info="lean", autoreset_mode="SameStep")
     found = ladders(recording, tasks, most=2)
+    for arms, score, cost in zip(found.arms, found.scores, found.costs, strict=True):
+        table = rollout(baselines.FixedCascade(recording, arms), env, tasks)
+        assert table.score.mean() == pytest.approx(score)
+        assert table.cost_usd.mean() == pytest.approx(cost)
+
+
+def test_parts_of_a_score_count_for_the_last_arm_only():
+    """Arm 0 scores 0.6 and then 1, arm 1 scores 0.5: half a solution is tried further, and what comes last is kept."""
+    rows = [("q0", "a", 0.6, 1.0), ("q0", "b", 0.5, 2.0), ("q1", "a", 1.0, 1.0), ("q1", "b", 0.5, 2.0)]
+    columns = dict(zip(("query", "arm", "score", "cost_usd"), map(list, zip(*rows, strict=True)), strict=True))
+    asked = pa.table({"query": ["q0", "q1"], "prompt": ["x", "y"], "split": ["train", "test"]})
+    data = RoutingData("made", pa.table(columns), asked, verdict=True)
+    recording = to_recording(data, "cascade", arms=["a", "b"], most_attempts=2, text="none").recording
+    tasks = np.arange(2)
+    found = ladders(recording, tasks, most=2)
+    assert found.arms == ((0,), (1,), (0, 1), (1, 0))
+    assert found.scores == pytest.approx([0.8, 0.5, 0.75, 0.8])
+    assert found.costs == pytest.approx([1.0, 2.0, 2.0, 3.0])
+    env = RoutingVectorEnv(2, recording, split="all", info="lean", autoreset_mode="SameStep")
     for arms, score, cost in zip(found.arms, found.scores, found.costs, strict=True):
         table = rollout(baselines.FixedCascade(recording, arms), env, tasks)
         assert table.score.mean() == pytest.approx(score)

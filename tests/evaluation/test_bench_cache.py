@@ -1,0 +1,34 @@
+"""What a bench keeps is named by everything that decides it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import helpers
+import pytest
+
+from routegym.evaluation.bench import BenchSettings, Job, bench_parts, bound_file
+from routegym.evaluation.outcomes import Grid
+
+
+def kept(recording, cache: Path) -> set[Path]:
+    """Where fits, the attainable bound and folds are kept."""
+    grid = Grid.of(recording, [1.0], [0.0])
+    settings = BenchSettings.of("routegym/Attempts-v0", "made", recording, grid)
+    folds = bench_parts("made", recording, 2, cache)
+    return {Job("always", 0, settings, cache).folder, bound_file(cache, settings), *map(Path, folds)}
+
+
+@pytest.mark.parametrize("what", ["cost_scale_usd", "budget_range_usd", "prices"])
+def test_prices_and_scales_are_in_the_names(what: str, tmp_path: Path) -> None:
+    recording = helpers.build("attempts", 30)
+    first = kept(recording, tmp_path)
+    assert kept(replace(recording), tmp_path) == first
+    table = recording.prices
+    dearer = {model: replace(price, prompt=price.prompt + 1) for model, price in table.prices.items()}
+    low, high = recording.budget_range_usd
+    other = {
+        "cost_scale_usd": 2 * recording.cost_scale_usd,
+        "budget_range_usd": (low, 2 * high),
+        "prices": replace(table, prices=dearer),
+    }
+    assert not first & kept(replace(recording, **{what: other[what]}), tmp_path)
