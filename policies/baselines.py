@@ -18,6 +18,7 @@ from routegym.core.observation import ObservationLayout
 from routegym.errors import ConfigError
 from routegym.evaluation.frontier import Frontier, hull
 from routegym.evaluation.references import arms_alone
+from routegym.graph.subset import arm_signals
 from routegym.graph.workflow import STOP
 
 if TYPE_CHECKING:
@@ -70,8 +71,9 @@ class Baseline:
         self.n_arms = len(recording.arms)
         self.stop = self.n_arms if recording.controls else None
         self._names = tuple(arm.name for arm in recording.arms)
-        running = [f"node_signals/running_{name}" for name in self._names]
-        self._running = [self.layout.names.index(name) for name in running if name in self.layout.names]
+        first = self.layout.columns["node_signals"].start
+        running = arm_signals(recording.node_signal_names, self._names).get("running", ())
+        self._running = [first + column for column in running]
         starts = recording.graph.task_start
         worst = recording.graph.node_reserve[starts[starts >= 0], : self.n_arms]
         legal = ~np.isnan(worst)
@@ -94,7 +96,7 @@ class Baseline:
         """See `Policy.predict`. An attempt under way goes on while it can be paid: a rule decides between attempts."""
         masks = self._masks(observation, action_masks)
         actions, after = self._choose(observation, state, episode_start, masks)
-        if len(self._running) < self.n_arms:  # no attempts are shown
+        if not self._running:  # no attempts are shown
             return actions, after
         goes_on = (observation[:, self._running] > 0.5) & masks[:, : self.n_arms]
         busy = goes_on.any(axis=1)

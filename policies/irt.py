@@ -29,7 +29,7 @@ from routegym.graph.subset import arm_signals
 from routegym.graph.values import always_arm_actions, evaluate_choices, most_attempts
 from routegym.policies.algorithm import Problem
 from routegym.policies.checks import check_positive
-from routegym.policies.success import price_of
+from routegym.policies.success import price_of, sigmoid
 from routegym.policies.training import Arrays, Training
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ _BATCH = 1024  # episodes planned at a time
 _PRICES = (0.02, 0.1, 0.35, 1.0, 3.0)  # that a fit is judged by
 _TIE = 1e-6  # the least price: among equal plans the cheaper one is taken
 _SLACK = 1e-6  # of what is left of a budget: observations are float32
+_LEAST_COST = 1e-12  # USD, where nothing is known to cost anything
 _BEGUN = ("attempts", "calls")  # signals that count what was begun: constant while the first attempt goes on
 
 
@@ -247,7 +248,7 @@ class IRTPolicy:
         task = _with_one(flat[:, columns.task] - model.center)
         logit, cost = task @ model.ability, np.exp(np.minimum(task @ model.cost, 50.0))
         steps = model.discrimination[:, None] * model.points
-        fresh = _sigmoid(logit[:, :, None] + steps)
+        fresh = sigmoid(logit[:, :, None] + steps)
         posterior = np.tile(model.weights, (len(flat), 1))
         if self._told and len(columns.tried):
             tried = flat[:, columns.tried] > 0.5
@@ -259,7 +260,7 @@ class IRTPolicy:
             return fresh, cost, posterior
         running = flat[:, columns.running] > 0.5
         attempt = _with_one(flat[:, columns.attempt])
-        going = _sigmoid((logit + (attempt @ model.going)[:, None])[:, :, None] + steps)
+        going = sigmoid((logit + (attempt @ model.going)[:, None])[:, :, None] + steps)
         later = cost * np.exp(np.minimum(attempt @ model.left, 0.0))[:, None]
         return np.where(running[:, :, None], going, fresh), np.where(running, later, cost), posterior
 
@@ -335,7 +336,7 @@ class IRT:
         return values
 
     def _policy(self, recording: Recording, outcomes: _Outcomes, tasks: Ints, penalty: float) -> IRTPolicy:
-        graph, columns = recording.graph, _columns(recording)
+        graph, columns = recording.graph, outcomes.columns
         start = graph.task_start[tasks]
         seen = np.hstack([graph.node_signals[start], recording.tasks.embedding[tasks]]).astype(np.float64)[
             :, columns.task
@@ -346,9 +347,9 @@ class IRT:
         ability, discrimination = _abilities(seen - center, outcomes.score[start], penalty, points, weights)
         cost = _log_costs(seen - center, outcomes.cost[start], 2 * penalty)
         known = _with_one(seen - center)
-        going, left = _attempts_under_way(recording, outcomes, tasks, known @ ability, known @ cost, discrimination)
+        going, left = _attempts_under_way(graph, outcomes, tasks, known @ ability, known @ cost, discrimination)
         model = _Model(center, ability, discrimination, going, cost, left, points, weights)
-        return IRTPolicy(recording, model._asdict(), most_attempts(graph), self.shortlist, columns._asdict())
+        return IRTPolicy(recording, model._asdict(), outcomes.most, self.shortlist, columns._asdict())
 
 
 def _value_of(policy: IRTPolicy, recording: Recording, tasks: Ints, seed: int) -> float:
@@ -361,7 +362,7 @@ def _value_of(policy: IRTPolicy, recording: Recording, tasks: Ints, seed: int) -
 
 
 class _Outcomes(NamedTuple):
-    """What comes of every arm from every situation, an attempt under way going on; (nodes, a).
+    """What comes of every arm from every situation, an attempt under way going on, (nodes, a); and where it is seen.
 
     NaN at the start of a task where the arm is masked.
     """
@@ -370,6 +371,9 @@ class _Outcomes(NamedTuple):
     """Where the environment says when a task is solved, the chance of that."""
     cost: Floats
     """USD still to be paid."""
+    columns: _Columns
+    most: int
+    """Attempts that an episode allows."""
 
     @classmethod
     def of(cls, recording: Recording) -> _Outcomes:
@@ -381,7 +385,7 @@ class _Outcomes(NamedTuple):
         masked = np.isnan(graph.node_reserve[start, : graph.n_arms])  # another arm stood in
         for outcome in (score, cost):
             outcome[start] = np.where(masked, np.nan, outcome[start])
-        return cls(score, cost)
+        return cls(score, cost, _columns(recording), most_attempts(graph))
 
 
 def _columns(recording: Recording) -> _Columns:
@@ -449,14 +453,14 @@ def _log_costs(x: Floats, cost: Floats, penalty: float) -> Floats:
 
     A cost of NaN is no datum; an arm without any is taken to cost as much as the dearest.
     """
-    least = np.where(cost > 0, cost, np.inf).min(initial=1e-12)
-    log = np.log(np.fmax(cost, min(least, 1e-12) if not np.isfinite(least) else least))
+    paid = cost[cost > 0]
+    log = np.log(np.maximum(cost, paid.min() if len(paid) else _LEAST_COST))
     fitted = np.zeros((x.shape[1] + 1, cost.shape[1]))
     patterns, pattern = np.unique(~np.isnan(cost), axis=1, return_inverse=True)
     for number, rows in enumerate(patterns.T):  # arms with the same tasks share a matrix
         arms = np.flatnonzero(pattern.ravel() == number)
         if not rows.any():
-            fitted[-1, arms] = np.log(max(np.nan_to_num(cost).max(), 1e-12))
+            fitted[-1, arms] = np.log(max(np.nan_to_num(cost).max(), _LEAST_COST))
             continue
         seen, wanted = x[rows] - x[rows].mean(axis=0), log[np.ix_(rows, arms)]
         mean = wanted.mean(axis=0)
@@ -464,24 +468,24 @@ def _log_costs(x: Floats, cost: Floats, penalty: float) -> Floats:
         met = np.exp(x[rows] @ slope + mean).mean(axis=0)
         fitted[:-1, arms] = slope
         fitted[-1, arms] = mean + np.log(
-            np.maximum(cost[np.ix_(rows, arms)].mean(axis=0), 1e-12) / np.maximum(met, 1e-300)
+            np.maximum(cost[np.ix_(rows, arms)].mean(axis=0), _LEAST_COST) / np.maximum(met, 1e-300)
         )
     return fitted
 
 
 def _attempts_under_way(
-    recording: Recording, outcomes: _Outcomes, tasks: Ints, logit: Floats, log_cost: Floats, discrimination: Floats
+    graph: TransitionGraph, outcomes: _Outcomes, tasks: Ints, logit: Floats, log_cost: Floats, discrimination: Floats
 ) -> tuple[Floats, Floats]:
     """What the signals of an attempt under way add to the logit of its success, and to the logarithm of its cost.
 
     Args:
         logit, log_cost: of a fresh attempt of each arm at each of these tasks, (tasks, a).
     """
-    columns, graph = _columns(recording), recording.graph
+    columns = outcomes.columns
     width = len(columns.attempt) + 1
     place = np.full(graph.n_tasks, -1)
     place[tasks] = np.arange(len(tasks))
-    first = graph.node_step <= _longest_attempt(graph)
+    first = ~(graph.node_signals[:, columns.tried] > 0.5).any(axis=1)
     nodes = np.flatnonzero((graph.node_running >= 0) & (place[graph.node_task] >= 0) & first)
     if not len(nodes) or not len(columns.running):
         return np.zeros(width), np.zeros(width)
@@ -498,25 +502,11 @@ def _attempts_under_way(
     return going, left
 
 
-def _longest_attempt(graph: TransitionGraph) -> int:
-    """Largest step of an episode with one attempt: those of later attempts are larger."""
-    steps, running = graph.node_step, graph.node_running
-    here = graph.task_start
-    longest = 0
-    for arm in range(graph.n_arms):
-        edge = graph.edge_first[here, arm]
-        node = graph.edges["next"][edge[edge >= 0]]
-        while len(node := node[running[node] == arm]):
-            longest = max(longest, int(steps[node].max()))
-            node = graph.edges["next"][graph.edge_first[node, arm]]
-    return longest
-
-
 def _logistic(seen: Floats, right: Floats, offset: Floats, penalty: float = 1.0, steps: int = 30) -> Floats:
     """Weights of a logistic regression beside a known part of the logit, by Newton's method."""
     weights = np.zeros(seen.shape[1])
     for _ in range(steps):
-        chance = _sigmoid(offset + seen @ weights)
+        chance = sigmoid(offset + seen @ weights)
         slope = seen.T @ (right - chance) - penalty * weights
         curve = (seen * (chance * (1 - chance))[:, None]).T @ seen + penalty * np.eye(len(weights))
         change = np.linalg.solve(curve, slope)
@@ -543,7 +533,3 @@ def _ranks(values: Floats) -> Floats:
 
 def _with_one(rows: npt.NDArray[Any]) -> Floats:
     return np.hstack([rows, np.ones((len(rows), 1))])
-
-
-def _sigmoid(logits: Floats) -> Floats:
-    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits, -50.0, 50.0))))

@@ -223,11 +223,10 @@ def ladders(recording: Recording, tasks: npt.NDArray[np.int64], most: int) -> La
     for arm in range(graph.n_arms):
         action = always_arm_actions(graph, arm)
         solved, cost = evaluate_choices(graph, action, full)
-        won, _ = evaluate_choices(graph, action, np.where(full, graph.node_score, 0.0))
         lost, _ = evaluate_choices(graph, action, np.where(full, 0.0, graph.node_score))
-        outcomes.append((won[starts], lost[starts], cost[starts], solved[starts]))
+        outcomes.append((solved[starts], lost[starts], cost[starts]))
     legal = ~np.isnan(graph.node_reserve[starts, : graph.n_arms]).T
-    won, lost, cost, solved = np.where(legal, np.array(outcomes).transpose(1, 0, 2), 0.0)  # (arms, tasks) each
+    solved, lost, cost = np.where(legal, np.array(outcomes).transpose(1, 0, 2), 0.0)  # (arms, tasks) each
     found: list[tuple[tuple[int, ...], float, float]] = []
     prefixes: list[tuple[tuple[int, ...], float, float]] = [((), 0.0, 0.0)]
     for _ in range(min(most, most_attempts(graph), graph.n_arms)):
@@ -237,7 +236,7 @@ def ladders(recording: Recording, tasks: npt.NDArray[np.int64], most: int) -> La
             for arm in arms:
                 kept = np.where(legal[arm], lost[arm] * reached, kept)
                 reached = reached * (1 - solved[arm])
-            gained, spent = so_far + won @ reached, paid + cost @ reached  # (arms,)
+            gained, spent = so_far + solved @ reached, paid + cost @ reached  # (arms,)
             last = lost @ reached + ~legal @ kept
             for a in range(graph.n_arms):
                 if a in arms:

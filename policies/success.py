@@ -37,6 +37,7 @@ __all__ = [
     "SuccessPredictor",
     "arm_outcomes",
     "price_of",
+    "sigmoid",
     "signal_columns",
 ]
 
@@ -358,7 +359,7 @@ class _Logits:
         self.weight, self.bias, self.costs = weight, bias, costs  # (d, n_actions), (n_actions,)
 
     def predict(self, inputs: npt.NDArray[np.float32]) -> tuple[_Floats, _Floats]:
-        return _sigmoid(inputs @ self.weight + self.bias), self.costs.predict(inputs)
+        return sigmoid(inputs @ self.weight + self.bias), self.costs.predict(inputs)
 
     def to_state(self) -> tuple[dict[str, Any], Arrays]:
         return {}, {"weight": self.weight, "bias": self.bias, **self.costs.arrays()}
@@ -421,7 +422,8 @@ def _load_regressor(content: bytes) -> Any:
     return found
 
 
-def _sigmoid(logits: _Floats) -> _Floats:
+def sigmoid(logits: _Floats) -> _Floats:
+    """The logistic function; never exactly 0 or 1 by underflow."""
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits, -50.0, 50.0))))
 
 
@@ -698,7 +700,7 @@ class MatrixFactorization(_SuccessPrediction):
         for rows in draws:
             inputs = examples.inputs[rows]
             hidden = inputs @ projection + weights[1]  # (B, rank)
-            error = (_sigmoid(hidden @ arms + weights[3]) - examples.score[rows]) * legal[rows] / len(rows)
+            error = (sigmoid(hidden @ arms + weights[3]) - examples.score[rows]) * legal[rows] / len(rows)
             back = error @ arms.T
             adam.step([inputs.T @ back, back.sum(axis=0), hidden.T @ error, error.sum(axis=0)])
         # Both factors are linear: their product gives the same predictions.

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from routegym.errors import ConfigError
-from routegym.evaluation.frontier import aiq, gap_closed, hull
+from routegym.evaluation.frontier import aiq, gap_closed, hull, score_at
 
 if TYPE_CHECKING:
     from routegym.core.rollout import EpisodeTable
@@ -200,9 +200,7 @@ def difference_at_cost(
     """
 
     def difference(mine: Points, theirs: Points) -> float:
-        line = hull(*mine)
-        at = np.interp(theirs[0][0], np.append(0.0, line.costs), np.append(0.0, line.scores))
-        return float(at - theirs[1][0])
+        return float(score_at(hull(*mine), theirs[0][0]) - theirs[1][0])
 
     return bootstrap(difference, (policy, fixed), resamples=resamples, level=level, seed=seed)
 
