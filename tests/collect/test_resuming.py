@@ -251,7 +251,8 @@ def test_a_worse_recording_does_not_replace_a_better_one(endpoint: Any, record: 
 def test_a_refusal_beside_failures_is_told_and_a_fuller_recording_stays(
     endpoint: Any, record: Any, command: Any, tmp_path: Path
 ) -> None:
-    common = ("--pool", endpoint.pool(), "--tasks", single_operations(tmp_path, 12), "--out", tmp_path / "out")
+    pool = endpoint.pool(concurrency=24)  # all are sent before failures of m0 can open the endpoint's circuit
+    common = ("--pool", pool, "--tasks", single_operations(tmp_path, 12), "--out", tmp_path / "out")
     common += ("--env", "routegym/SingleCall-v0")
     assert record(*common) == 0
     whole = Recording.load(tmp_path / "out").content_hash
