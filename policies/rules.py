@@ -168,7 +168,7 @@ class FixedCascade:
     cost-accuracy hull are kept, and of these the best one for each budget and price is found by playing them.
     """
 
-    most: int = 3
+    most: int = 5
     """Arms of a cascade at most."""
 
     def __post_init__(self) -> None:

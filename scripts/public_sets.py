@@ -73,11 +73,15 @@ class Play:
     verdict: bool = False
     arms: tuple[str, ...] = ()
     folds: int = 0
+    calls: int = 3
+    """Attempts that an episode allows, where it allows several."""
 
     @property
     def name(self) -> str:
         """Of its folders and of its part of the page."""
-        return f"{self.set}/{self.text if self.kind == 'single_call' else self.kind}"
+        if self.kind == "single_call":
+            return f"{self.set}/{self.text}"
+        return f"{self.set}/{self.kind}" + (f"_{self.calls}_calls" if self.calls != Play.calls else "")
 
 
 _MINT = {"query": "query_id", "kind": "task"} | _TOKENS
@@ -97,6 +101,7 @@ _MADE_OF: dict[str, dict[str, Any]] = {
 _PLAYS = (
     *(Play(name, text=text, **made) for name, made in _MADE_OF.items() for text in ("tfidf", "minilm")),
     Play("mint_k5", "cascade", arms=_MINT_ARMS, **_MADE_OF["mint_k5"]),
+    Play("mint_k5", "cascade", arms=_MINT_ARMS, calls=5, **_MADE_OF["mint_k5"]),
     Play("mint_k5", "attempts", arms=_MINT_ARMS, **_MADE_OF["mint_k5"]),
     Play("intercode_sql", "cascade", arms=_SQL_ARMS, **_MADE_OF["intercode_sql"]),
     Play("intercode_sql", "attempts", arms=_SQL_ARMS, **_MADE_OF["intercode_sql"]),
@@ -173,7 +178,7 @@ class PublicSets:
         if play.arms:
             arguments += ["--arms", *play.arms]
         if play.kind != "single_call":
-            arguments += ["--most-attempts", "3"]
+            arguments += ["--most-attempts", str(play.calls)]
         if play.kind == "attempts":
             turns = self.out / "turns" / f"{play.set}.parquet"
             turns.parent.mkdir(parents=True, exist_ok=True)
