@@ -25,7 +25,8 @@ def fold_of_tasks(tasks: TaskSet, folds: int, seed: int = 0) -> npt.NDArray[np.i
 def fold_recordings(recording: Recording, folds: int, seed: int = 0) -> list[Recording]:
     """One recording per fold, whose test split is that fold; every task is held out in exactly one of them.
 
-    Arms, situations and scales stay as they are. An embedding that `TaskSet.with_embedding` made is fitted anew on each
+    Arms, situations and scales stay as they are, so that costs and budgets look alike in all folds; scales say nothing
+    of single tasks. An embedding that `TaskSet.with_embedding` made is fitted anew on each
     training split; any other is kept.
 
     Args:

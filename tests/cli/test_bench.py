@@ -124,6 +124,10 @@ def test_folds_hold_every_task_out_once(bench: tuple[Path, list[str]], recording
     assert again.policy("knn").predict is not None
     tasks = again.played.entries["knn"].outcomes[0].scores.shape[1]
     assert tasks == len(held.split("test"))
+    main(["report", str(out)])
+    page = (out / "report.html").read_text()
+    assert f"over all hard budgets, the first fold, {tasks} tasks." in page
+    assert f"against what came; the first fold, {tasks} tasks." in page
 
 
 def test_folds_replace_the_splits(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -134,6 +134,8 @@ class SectionContent:
     recording: str
     split: str
     tasks: int
+    fold: str | None
+    """What shares, calibration and routes are of, if not of all these tasks."""
     best: str | None
     """The best learned policy, else the best baseline."""
     rival: str | None
@@ -207,6 +209,7 @@ def section_content(section: Section, count: int = 20, tell: Callable[[str], Non
         recording=recording.name,
         split=comparison.split,
         tasks=len(comparison.recording.split(comparison.split)),
+        fold=_fold(section),
         best=learned or baseline,
         rival=baseline if learned else None,
         metrics=metrics,
@@ -351,12 +354,8 @@ def _provenance(section: Section) -> Iterator[tuple[str, str]]:
     yield "environment", section.env
     yield "recording", f"{recording.name} (sha256 of its content {recording.content_hash})"
     yield "tasks", f"{len(recording.split(comparison.split)):,} of split {comparison.split}"
-    if section.played is not comparison:
-        held = len(section.played.recording.split(section.played.split))
-        yield (
-            "cross-validation",
-            f"every task was held out once; shares, calibration and routes: the first fold, {held:,}",
-        )
+    if fold := _fold(section):
+        yield "cross-validation", f"every task was held out once; shares, calibration and routes: {fold}"
     yield "arms", ", ".join(arm.name for arm in recording.arms)
     yield "prices", f"of {recording.prices.date}; {recording.prices.note}"
     yield "training seeds", ", ".join(map(str, section.seeds))
@@ -368,6 +367,12 @@ def _provenance(section: Section) -> Iterator[tuple[str, str]]:
     for name, value in recording.provenance.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         yield f"recording: {name}", excerpt(text, _PROMPT)
+
+
+def _fold(section: Section) -> str | None:
+    if section.played is section.comparison:
+        return None
+    return f"the first fold, {len(section.played.recording.split(section.played.split)):,} tasks"
 
 
 def _saved(mine: float, theirs: float) -> str:
