@@ -135,10 +135,10 @@ class PublicSets:
             raise SystemExit(f"--sets {unknown[0]}: expected some of {', '.join(known)}")
         if not self.page and (self.data is None or not self.data.is_dir()):
             raise SystemExit(f"--data {self.data}: expected the folder of the sets")
-        for name in () if self.page else self.sets or known:
-            print(f"== {name}", flush=True)
-            self._play(known[name])
-        for name in known:
+        for name in self.sets or known:
+            if not self.page:
+                print(f"== {name}", flush=True)
+                self._play(known[name])
             bench = self.out / name
             if (bench / "results.md").is_file():
                 pictures = _ROOT / "docs" / "pictures"
