@@ -41,7 +41,7 @@ class ArmReport:
     rows: int
     """Rows of the source."""
     queries: int
-    """Queries of the source that it has a row for."""
+    """Queries of the source's table of queries that it has a row for."""
     score_of_all_rows: float
     """Its mean score over all its rows, to be compared with what the source states."""
     stated: float | None
@@ -161,7 +161,7 @@ def _arm(data: RoutingData, name: str, rows: pa.Table, score: float, cost_usd: f
     return ArmReport(
         name=name,
         rows=len(rows),
-        queries=pc.count_distinct(rows["query"]).as_py(),
+        queries=pc.count_distinct(rows["query"].filter(pc.is_in(rows["query"], data.queries["query"]))).as_py(),
         score_of_all_rows=float(pc.mean(rows["score"]).as_py()),
         stated=data.stated.get(name),
         score=score,
