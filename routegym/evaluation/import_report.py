@@ -69,6 +69,8 @@ class ImportReport:
     rows_kept: int
     dropped: Mapping[str, int]
     """Rows that are not in the recording, by reason."""
+    lost_turns: int
+    """Turns that are not in it because the source has no row of their attempt."""
     queries_read: int
     queries_kept: int
     tasks: Mapping[str, int]
@@ -98,7 +100,7 @@ class ImportReport:
 
     def summary(self) -> dict[str, Any]:
         """What is kept with the recording, JSON-able."""
-        names = ("rows_read", "rows_kept", "complete_arms", "moved", "masked", "cheapest_arm", "best_arm")
+        names = ("rows_read", "rows_kept", "lost_turns", "complete_arms", "moved", "masked", "cheapest_arm", "best_arm")
         return {
             **{name: getattr(self, name) for name in names},
             "oracle": [self.oracle_score, self.oracle_cost_usd],
@@ -129,6 +131,7 @@ def import_report(imported: Imported) -> ImportReport:
         rows_read=len(data.responses) + sum(data.dropped.values()),
         rows_kept=len(kept.score),
         dropped=dict(imported.dropped),
+        lost_turns=imported.lost_turns,
         queries_read=asked,
         queries_kept=len(recording.tasks),
         tasks={name: splits.count(name) for name in dict.fromkeys(splits)},
@@ -322,6 +325,8 @@ def row_table(report: ImportReport) -> Table:
         (f"queries in the recording: {splits}", f"{report.queries_kept:,}"),
         ("arms with a row for every query read", f"{report.complete_arms:,} of {len(report.arms):,}"),
     ]
+    if report.lost_turns:
+        rows.append(("turns dropped: of attempts that have no row", f"{report.lost_turns:,}"))
     if report.masked:
         rows.append(("(query, arm) pairs without a row, masked", f"{report.masked:,}"))
     if report.moved:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from routegym.errors import ImportDataError
 from routegym.graph.imports.build import KINDS, AttemptTable, Kind, fill_graph, signal_names
-from routegym.graph.imports.data import RoutingData
+from routegym.graph.imports.data import ATTEMPT, RoutingData, with_trial
 from routegym.graph.recording import Recording
 from routegym.pool.arms import Arm, Price, PriceTable
 from routegym.tasks.taskset import SPLITS, TaskSet, split_of
@@ -56,6 +56,8 @@ class Imported:
     kept: KeptRows
     lost_arms: tuple[str, ...] = ()
     """Arms of which no row has a known query and a cost."""
+    lost_turns: int = 0
+    """Turns of attempts that the source has no row for; 0 where attempts are not watched."""
 
 
 def to_recording(
@@ -130,7 +132,9 @@ def to_recording(
     fill_graph(recording, kind, table, 1 if kind == "single_call" else most_attempts)
     recording.fix_scales()
     kept = KeptRows(table.task, rows.arm, rows.score, rows.cost)
-    return Imported(recording, data, dict(rows.dropped), moved, len(tasks) * len(names) - rows.pairs, kept, rows.lost)
+    masked = len(tasks) * len(names) - rows.pairs
+    orphans = 0 if rows.turns is None else rows.turns.without_row
+    return Imported(recording, data, dict(rows.dropped), moved, masked, kept, rows.lost, orphans)
 
 
 class _Rows:
@@ -256,9 +260,10 @@ class _Rows:
             )  # fmt: skip
         turns, first = self.turns, np.concatenate([[0], np.cumsum(self.turns.count)[:-1]])
         share, owner = turns.shares(self), turns.owner
+        feedback, said = turns.feedback()
         return AttemptTable(
             task, self.arm, self.score, names, first, turns.count, share * self.cost[owner], turns.tokens[turns.row],
-            share * self.latency[owner], turns.feedback[turns.row], turns.feedback_names,
+            share * self.latency[owner], feedback, said,
             turns.reward[turns.row] if len(turns.reward) else turns.reward, self.data.verdict,
         )  # fmt: skip
 
@@ -299,6 +304,7 @@ class _Turns:
     Attributes:
         count: turns of each attempt, 0 where there are none.
         row: rows of the table of turns, those of the attempts in order.
+        without_row: turns of attempts that the source has no row for.
     """
 
     def __init__(self, rows: _Rows) -> None:
@@ -309,6 +315,8 @@ class _Turns:
                 "--kind cascade"
             )
         table = data.turns.combine_chunks()
+        theirs, ours = (with_trial(one).select(ATTEMPT) for one in (table, data.responses))
+        self.without_row = len(theirs.join(ours, ATTEMPT, join_type="left anti", use_threads=False))
         query = _codes(table["query"], rows.ids)
         arm = _codes(table["arm"], pa.array(rows.arms))
         trial, turn = _numbers(table, "trial", 0).astype(np.int64), _numbers(table, "turn").astype(np.int64)
@@ -334,9 +342,7 @@ class _Turns:
         counted = [name for name in _TOKENS if name in table.column_names]
         unknown = [np.isnan(_numbers(table, name)) for name in counted]
         self.uncounted = np.asarray(np.any(unknown, axis=0)) if counted else np.zeros(len(table), dtype=bool)
-        names = table["feedback"].unique().sort()
-        self.feedback_names: tuple[str, ...] = tuple(names.to_pylist())
-        self.feedback = _codes(table["feedback"], names)
+        self.said = table["feedback"]
         shown = "reward" in table.column_names
         # what an environment shows may leave [0, 1] for a moment (a penalty); what a router sees may not
         self.reward = np.clip(_numbers(table, "reward", 0), 0.0, 1.0) if shown else np.zeros(0)
@@ -346,6 +352,12 @@ class _Turns:
     def owner(self) -> Ints:
         """The attempt of each turn."""
         return np.repeat(np.arange(len(self.count)), self.count)
+
+    def feedback(self) -> tuple[Ints, tuple[str, ...]]:
+        """What the environment said to each turn, and the names of that; those of other turns are not among them."""
+        said = self.said.take(pa.array(self.row))
+        names = said.unique().sort()
+        return _codes(said, names), tuple(names.to_pylist())
 
     def take(self, attempts: Ints) -> None:
         """Keep the turns of some attempts, in ascending order."""

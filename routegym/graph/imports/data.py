@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-__all__ = ["QUERIES", "RESPONSES", "TURNS", "RoutingData"]
+__all__ = ["ATTEMPT", "QUERIES", "RESPONSES", "TURNS", "RoutingData", "with_trial"]
 
 #: Columns of `RoutingData.responses`; those after ``score`` may be absent, or null where they are not known.
 RESPONSES = {
@@ -43,6 +45,9 @@ TURNS = {
     "trial": pa.int64(),
 }
 
+#: What a row of `RoutingData.responses` and its turns have in common.
+ATTEMPT = ("query", "arm", "trial")
+
 
 @dataclass(frozen=True)
 class RoutingData:
@@ -74,3 +79,10 @@ class RoutingData:
     """What a reader of the results must know: estimated tokens, nominal prices, ..."""
     files: Mapping[str, str] = field(default_factory=dict)
     """sha256 of every file that was read, by its name."""
+
+
+def with_trial(table: pa.Table) -> pa.Table:
+    """A table with numbers of trials, 0 where it has none."""
+    if "trial" not in table.column_names:
+        return table.append_column("trial", pa.array(np.zeros(len(table), dtype=np.int64)))
+    return table.set_column(table.column_names.index("trial"), "trial", pc.fill_null(table["trial"], 0))

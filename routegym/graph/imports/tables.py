@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from routegym.errors import ImportDataError
-from routegym.graph.imports.data import QUERIES, RESPONSES, TURNS, RoutingData
+from routegym.graph.imports.data import ATTEMPT, QUERIES, RESPONSES, TURNS, RoutingData, with_trial
 from routegym.graph.imports.reading import COLUMNS, Column, cell_error, file_sha256, read_table
 
 __all__ = ["read_outcomes", "read_prices", "read_steps", "read_turns", "with_prices"]
@@ -64,7 +64,7 @@ def read_outcomes(
     wanted = {column: COLUMNS[column] for column in RESPONSES} | (own if queries is None else {})
     table = _read(source, wanted, _named(renamed), delimiter)
     responses = table.select([column for column in table.column_names if column in RESPONSES])
-    _refuse_doubles(table, ("query", "arm", "trial"), source, _named(renamed), delimiter, _TRIALS)
+    _refuse_doubles(table, ATTEMPT, source, _named(renamed), delimiter, _TRIALS)
     asked = (
         _queries_of(table, source, renamed, delimiter)
         if queries is None
@@ -90,7 +90,7 @@ def read_turns(path: Path | str, columns: Mapping[str, str] | None = None, delim
     _check_names(renamed)
     names = _named(renamed, "turns")
     table = _read(path, {column: COLUMNS[column] for column in TURNS}, names, delimiter)
-    _refuse_doubles(table, _ATTEMPT, path, names, delimiter, _TRIALS)
+    _refuse_doubles(table, (*ATTEMPT, "turn"), path, names, delimiter, _TRIALS)
     return table
 
 
@@ -135,8 +135,8 @@ def read_steps(
     renamed = dict(columns or {})
     _check_names(renamed)
     table = _read(source, {column: COLUMNS[column] for column in (*TURNS, "score")}, _named(renamed), delimiter)
-    _refuse_doubles(table, _ATTEMPT, source, _named(renamed), delimiter, _TRIALS)
-    keys = [column for column in ("query", "arm", "trial") if column in table.column_names]
+    _refuse_doubles(table, (*ATTEMPT, "turn"), source, _named(renamed), delimiter, _TRIALS)
+    keys = [column for column in ATTEMPT if column in table.column_names]
     ordered = table.sort_by([(column, "ascending") for column in (*keys, "turn")])
     whole_sum = pc.ScalarAggregateOptions(skip_nulls=False)  # of turns that are not all known, nothing is known
     sums = [(column, "sum", whole_sum) for column in ("cost_usd", *_TOKENS) if column in table.column_names]
@@ -208,20 +208,13 @@ def _turns_of(responses: pa.Table, turns: pa.Table | None) -> pa.ChunkedArray | 
     """Turns of each row, float64; 1 where no turns are known."""
     if turns is None:
         return pa.scalar(1.0)
-    keys = ["query", "arm", "trial"]
-    rows, parts = (_with_trial(table).select([*keys, *more]) for table, more in ((responses, []), (turns, ["turn"])))
+    keys = list(ATTEMPT)
+    rows, parts = (with_trial(table).select([*keys, *more]) for table, more in ((responses, []), (turns, ["turn"])))
     counted = parts.group_by(keys, use_threads=False).aggregate([("turn", "count")])
     joined = (
         rows.append_column("row", pa.array(np.arange(len(rows)))).join(counted, keys, use_threads=False).sort_by("row")
     )
     return pc.fill_null(joined["turn_count"].cast(pa.float64()), 1.0)
-
-
-def _with_trial(table: pa.Table) -> pa.Table:
-    """A table with numbers of trials, 0 where it has none."""
-    if "trial" not in table.column_names:
-        return table.append_column("trial", pa.array(np.zeros(len(table), dtype=np.int64)))
-    return table.set_column(table.column_names.index("trial"), "trial", pc.fill_null(table["trial"], 0))
 
 
 def _read(
@@ -282,7 +275,6 @@ def _read_queries(path: Path | str, renamed: Mapping[str, str], delimiter: str |
     return table
 
 
-_ATTEMPT = ("query", "arm", "trial", "turn")
 _TRIALS = "one row of each; drop the double, or number repeated trials in a column trial"
 
 

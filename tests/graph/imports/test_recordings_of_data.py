@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import routegym  # noqa: F401  (registers the environments)
 from routegym.core import RoutingVectorEnv
 from routegym.errors import ActionError, ImportDataError, PoolError, RecordingError
-from routegym.evaluation.import_report import import_report
+from routegym.evaluation.import_report import import_report, row_table
 from routegym.graph import OPEN, Expander, Recording, always_arm_actions, evaluate_choices, keep_arms
 from routegym.graph.imports import RoutingData, to_recording
 
@@ -337,6 +337,28 @@ def test_turns_must_count_from_zero():
     broken = data.turns.set_column(2, "turn", [[0, 2, 0, 0, 1, 2]])
     with pytest.raises(ImportDataError, match=r"query 'q', arm 'small': turn 2 where 1 was expected; the turns of an"):
         to_recording(RoutingData("hand", data.responses, data.queries, turns=broken), "attempts", text="none")
+
+
+@pytest.mark.parametrize("trial", [(), (0,)])
+def test_turns_of_attempts_that_have_no_row_are_counted_and_say_nothing(trial):
+    rows = [("q", "a", 1.0, 1.0, *trial), ("q", "b", 0.0, 2.0, *trial), ("r", "a", 1.0, 1.0, *trial)]
+    turns = [
+        *(("q", arm, turn, "ok", 1, *trial) for arm in "ab" for turn in range(2)),
+        ("r", "a", 0, "ended", 1, *trial),  # goes with its row
+        ("r", "b", 0, "crashed", 1, *trial),
+        ("s", "a", 0, "lost", 1, *trial),
+        ("q", "c", 0, "lost", 1, *trial),
+        *[("q", "a", 0, "again", 1, 1)] * len(trial),
+    ]
+    found = to_recording(table_of(rows, turns), "attempts", text="none")
+    assert found.lost_turns == 3 + len(trial)
+    names = found.recording.node_signal_names
+    assert [name for name in names if name.startswith("feedback_")] == ["feedback_ok"]
+    assert play(found.recording, "b", "b", "a", "a")[:2] == (True, 1.0)
+    report = import_report(found)
+    assert ("turns dropped: of attempts that have no row", str(3 + len(trial))) in row_table(report).rows
+    assert sum(report.dropped.values()) == report.rows_read - report.rows_kept
+    assert not any("turns" in row[0] for row in row_table(import_report(to_recording(one_query(), text="none"))).rows)
 
 
 def test_attempts_need_turns():
