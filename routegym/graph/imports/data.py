@@ -78,7 +78,7 @@ class RoutingData:
     notes: tuple[str, ...] = ()
     """What a reader of the results must know: estimated tokens, nominal prices, ..."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """sha256 of every file that was read, by its name."""
+    """sha256 of every file that was read, by its name, and folders above it where that does not tell it from others."""
 
 
 def with_trial(table: pa.Table) -> pa.Table:

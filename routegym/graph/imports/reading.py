@@ -36,6 +36,7 @@ __all__ = [
     "open_text",
     "read_json",
     "read_table",
+    "with_files",
 ]
 
 _BLOCK = 1 << 24  # bytes of CSV read at a time, and so the longest row
@@ -236,6 +237,19 @@ def file_sha256(path: Path | str) -> str:
     """sha256 of a file, hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def with_files(known: Mapping[str, str], paths: Iterable[Path]) -> dict[str, str]:
+    """sha256 of files by their names, beside those of other files.
+
+    A file whose name another file has is told from it by as many of the folders above it as that takes.
+    """
+    found = dict(known)
+    for path in paths:
+        digest, parts = file_sha256(path), path.absolute().parts[1:]
+        tails = ("/".join(parts[-many:]) for many in range(1, len(parts) + 1))
+        found[next(tail for tail in tails if found.get(tail, digest) == digest)] = digest
+    return found
 
 
 def cell_error(

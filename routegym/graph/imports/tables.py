@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from routegym.errors import ImportDataError
 from routegym.graph.imports.data import ATTEMPT, QUERIES, RESPONSES, TURNS, RoutingData, with_trial
-from routegym.graph.imports.reading import COLUMNS, Column, cell_error, file_sha256, read_table
+from routegym.graph.imports.reading import COLUMNS, Column, cell_error, read_table, with_files
 
 __all__ = ["read_outcomes", "read_prices", "read_steps", "read_turns", "with_prices"]
 
@@ -79,7 +79,7 @@ def read_outcomes(
         queries=asked,
         turns=steps,
         verdict=verdict,
-        files={path.name: file_sha256(path) for path in files},
+        files=with_files({}, files),
     )
     return data if prices is None else with_prices(data, prices, renamed, delimiter)
 
@@ -165,7 +165,7 @@ def read_steps(
         turns=table.drop_columns("score"),
         whole_runs=True,
         verdict=verdict,
-        files={path.name: file_sha256(path) for path in files},
+        files=with_files({}, files),
     )
     return data if prices is None else with_prices(data, prices, renamed, delimiter)
 
@@ -190,7 +190,7 @@ def with_prices(
     names = _named(renamed, "prices")
     optional = {"usd_per_call": Column("number", optional=True, high=1e4)}
     per_call = "usd_per_call" in _read(path, {"arm": COLUMNS["arm"]} | optional, names, delimiter).column_names
-    files = {**data.files, path.name: file_sha256(path)}
+    files = with_files(data.files, [path])
     if not per_call:
         return replace(data, prices=read_prices(path, renamed, delimiter), files=files)
     if "cost_usd" in data.responses.column_names:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from routegym.errors import ImportDataError
 from routegym.graph.imports import read_outcomes, read_prices, read_steps, to_recording
-from routegym.graph.imports.reading import COLUMNS, read_table
+from routegym.graph.imports.reading import COLUMNS, file_sha256, read_table
 
 PLAIN = "query,arm,score,cost_usd\nq1,small,1,0.1\nq1,large,0,0.2\nq2,small,0.5,0.3\nq2,large,1,0.4\n"
 EXPECTED = [
@@ -206,6 +206,26 @@ def test_kinds_and_splits_in_the_table_itself(tmp_path: Path) -> None:
     path.write_text("query,arm,score,cost_usd,prompt\nq,a,1,1,why?\nr,b,1,1,who?\nq,b,1,1,when?\n")
     with pytest.raises(ImportDataError, match=r"r\.csv, line 4, field 'prompt': 'when\?'; expected the same as"):
         read_outcomes(path)
+
+
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    tables = {
+        "answers": "query,arm,score,prompt_tokens,completion_tokens\nq,a,1,1,1\n",
+        "asked": "query,prompt\nq,why?\n",
+        "prices": "arm,usd_in_per_m,usd_out_per_m\na,1,2\n",
+        "deep/prices": "query,arm,turn,feedback\nq,a,0,ok\n",
+    }
+    for folder, content in tables.items():
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "t.csv").write_text(content)
+    answers, asked, prices, turns = (tmp_path / folder / "t.csv" for folder in tables)
+    files = read_outcomes(answers, asked, turns, prices).files
+    digests = [file_sha256(path) for path in (answers, asked, turns, prices)]
+    names = ["t.csv", "asked/t.csv", "prices/t.csv", f"{tmp_path.name}/prices/t.csv"]
+    assert files == dict(zip(names, digests, strict=True))
+    same = answers.with_name("all.csv")
+    same.write_text("query,arm,score,cost_usd,prompt\nq,a,1,1,why?\n")
+    assert read_outcomes(same, same).files == {"all.csv": file_sha256(same)}
 
 
 def test_an_arm_has_one_price(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import yaml
 from routegym.errors import ImportDataError
 from routegym.graph.imports.data import QUERIES, RESPONSES, RoutingData
 from routegym.graph.imports.objects import Entry, Gathered, files_below, hashes, object_of
-from routegym.graph.imports.reading import COLUMNS, Column, read_table
+from routegym.graph.imports.reading import COLUMNS, Column, read_table, with_files
 
 __all__ = ["read"]
 
@@ -73,7 +73,7 @@ def read(source: Path | str, issues: Path | str | None = None) -> RoutingData:
         stated=stated,
         dropped={"that were not graded": ungraded},
         notes=notes,
-        files=hashes(source, paths) | ({} if issues is None else hashes(issues, [issues])),
+        files=with_files(hashes(source, paths), [] if issues is None else [issues]),
     )
 
 
