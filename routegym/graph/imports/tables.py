@@ -126,6 +126,7 @@ def read_steps(
     Args:
         source: ``query``, ``arm``, ``turn`` (from 0), ``feedback`` and ``score``, of which the one of the last turn
             counts; ``cost_usd``, or ``prompt_tokens`` and ``completion_tokens``; perhaps ``reward`` and ``trial``.
+            It is a table of turns, and a name that ``columns`` has for ``turns.turn`` is one of its.
         queries: see `read_outcomes`, and so are `prices`, `columns`, `delimiter` and `name`.
         verdict: whether the environment told at run time if an attempt had succeeded.
 
@@ -134,8 +135,9 @@ def read_steps(
     """
     renamed = dict(columns or {})
     _check_names(renamed)
-    table = _read(source, {column: COLUMNS[column] for column in (*TURNS, "score")}, _named(renamed), delimiter)
-    _refuse_doubles(table, (*ATTEMPT, "turn"), source, _named(renamed), delimiter, _TRIALS)
+    names = _named(renamed, "turns")
+    table = _read(source, {column: COLUMNS[column] for column in (*TURNS, "score")}, names, delimiter)
+    _refuse_doubles(table, (*ATTEMPT, "turn"), source, names, delimiter, _TRIALS)
     keys = [column for column in ATTEMPT if column in table.column_names]
     ordered = table.sort_by([(column, "ascending") for column in (*keys, "turn")])
     whole_sum = pc.ScalarAggregateOptions(skip_nulls=False)  # of turns that are not all known, nothing is known
@@ -156,7 +158,7 @@ def read_steps(
         asked = pa.table({"query": ids, "prompt": ids})
     else:
         asked = _read_queries(queries, renamed, delimiter)
-    _need_named(renamed, source, {"": table, "queries": None if queries is None else asked, "turns": None})
+    _need_named(renamed, source, {"": table, "queries": None if queries is None else asked, "turns": table})
     files = [Path(path) for path in (source, queries) if path is not None]
     data = RoutingData(
         name=name or Path(source).name.partition(".")[0],

@@ -178,6 +178,21 @@ def test_columns_of_other_names_in_all_files_and_in_one(tmp_path: Path) -> None:
             read_outcomes(tmp_path / "r.csv", columns=names | {wrong: "x"})
 
 
+def test_steps_are_turns_that_may_be_named_so(tmp_path: Path) -> None:
+    source, queries = tmp_path / "steps.csv", tmp_path / "q.csv"
+    source.write_text("query,model,step,obs,score,cost_usd\nq,a,1,ok,1,1\nq,a,0,ok,0,1\n")
+    queries.write_text("id,prompt\nq,why?\n")
+    columns = {"turns.arm": "model", "turns.turn": "step", "feedback": "obs", "queries.query": "id"}
+    data = read_steps(source, queries, columns=columns)
+    assert data.turns is not None
+    assert data.turns["turn"].to_pylist() == [1, 0]
+    assert data.responses.to_pylist() == [{"query": "q", "arm": "a", "score": 1.0, "cost_usd": 2.0}]
+    with pytest.raises(ImportDataError, match=r"columns names 'paid' as turns\.reward, but no table of turns has a"):
+        read_steps(source, queries, columns={**columns, "turns.reward": "paid"})
+    with pytest.raises(ImportDataError, match=r"columns names 'turns\.score'; expected some of"):
+        read_steps(source, queries, columns={**columns, "turns.score": "points"})
+
+
 def test_columns_that_make_an_arm_together(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     path.write_text("query,model,effort,score,cost_usd\nq,a,low,1,1\nq,a,high,1,2\nq,b,,0,3\n")
@@ -316,7 +331,7 @@ def test_a_column_that_was_named_and_is_nowhere_is_missed(tmp_path: Path) -> Non
     assert found.queries["split"].to_pylist() == ["train", "test"]
     steps = tmp_path / "s.csv"
     steps.write_text("query,arm,turn,feedback,score,cost_usd\nq1,a,0,ok,1,1\n", encoding="utf-8")
-    for name in ("reward", "turns.turn"):
+    for name in ("reward", "turns.reward"):
         with pytest.raises(ImportDataError, match="columns names 'shown'"):
             read_steps(steps, columns={name: "shown"})
 
