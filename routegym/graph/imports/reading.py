@@ -42,8 +42,10 @@ __all__ = [
 _BLOCK = 1 << 24  # bytes of CSV read at a time, and so the longest row
 _ROWS = 1 << 16  # rows of JSON lines and Parquet read at a time
 _DELIMITERS = ",;\t|"
-#: Characters that cannot be seen or that turn the direction of writing.
-INVISIBLE = "\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+#: Characters that cannot be seen, that break a line or that turn the direction of writing.
+INVISIBLE = (
+    "\u00ad\u061c\u200b\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+)
 _PICKLE = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".npy", ".npz")
 _TRUTH = {"true": "1", "false": "0"}
 _SHOWN = 60  # characters of a value in a message

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from routegym.errors import ImportDataError
 from routegym.graph.imports import read_outcomes, read_prices, read_steps, to_recording
+from routegym.graph.imports.objects import Entry
 from routegym.graph.imports.reading import COLUMNS, file_sha256, read_table
 
 PLAIN = "query,arm,score,cost_usd\nq1,small,1,0.1\nq1,large,0,0.2\nq2,small,0.5,0.3\nq2,large,1,0.4\n"
@@ -241,6 +242,15 @@ def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
     same = answers.with_name("all.csv")
     same.write_text("query,arm,score,cost_usd,prompt\nq,a,1,1,why?\n")
     assert read_outcomes(same, same).files == {"all.csv": file_sha256(same)}
+
+
+@pytest.mark.parametrize("mark", ["\u00ad", "\u200b", "\u2028", "\u2029", "\u202e"])
+def test_names_with_characters_that_nobody_sees_are_refused(mark: str, tmp_path: Path) -> None:
+    with pytest.raises(ImportDataError, match="characters that are invisible"):
+        outcomes(tmp_path / "r.csv", PLAIN.replace("small", f"sm{mark}all", 1))
+    entry = Entry(tmp_path / "r.json", "", {"arm": f"sm{mark}all"})
+    with pytest.raises(ImportDataError, match="invisible characters"):
+        entry.cell("arm", COLUMNS["arm"])
 
 
 def test_an_arm_has_one_price(tmp_path: Path) -> None:
