@@ -121,7 +121,7 @@ def import_report(imported: Imported) -> ImportReport:
     means, paid = np.nanmean(score, axis=0), np.nanmean(cost, axis=0)
     top = np.nanmax(score, axis=1)
     best_cost = np.where(score == top[:, None], cost, np.inf).min(axis=1)
-    rows = [data.responses.filter(pc.equal(data.responses["arm"], name)) for name in names]
+    rows = _rows_of(data, names)
     arms = tuple(_arm(data, name, rows[arm], float(means[arm]), float(paid[arm])) for arm, name in enumerate(names))
     asked = len(data.queries)
     splits = recording.tasks.splits
@@ -158,6 +158,16 @@ def _matrices(kept: KeptRows, n_tasks: int, n_arms: int) -> tuple[Floats, Floats
     known = np.where(count > 0, count, np.nan)
     score, cost = (np.bincount(cell, values, n_tasks * n_arms) / known for values in (kept.score, kept.cost_usd))
     return score.reshape(n_tasks, n_arms), cost.reshape(n_tasks, n_arms)
+
+
+def _rows_of(data: RoutingData, names: Sequence[str]) -> list[pa.Table]:
+    """Rows of the source by arm."""
+    code = pc.index_in(data.responses["arm"].combine_chunks(), value_set=pa.array(names))
+    code = pc.fill_null(code, len(names)).to_numpy(zero_copy_only=False)
+    ordered = data.responses.take(pa.array(np.argsort(code, kind="stable")))
+    count = np.bincount(code, minlength=len(names) + 1)[: len(names)]
+    first = np.cumsum(count) - count
+    return [ordered.slice(start, many) for start, many in zip(first.tolist(), count.tolist(), strict=True)]
 
 
 def _arm(data: RoutingData, name: str, rows: pa.Table, score: float, cost_usd: float) -> ArmReport:
@@ -243,13 +253,14 @@ def _warnings(data: RoutingData, arms: Sequence[ArmReport], rows: Sequence[pa.Ta
 
 
 def _suspicious(arms: Sequence[ArmReport]) -> Iterator[str]:
-    for arm in arms if len(arms) > 1 else ():
-        others = [other for other in arms if other is not arm]
-        if all(arm.score > other.score and arm.cost_usd < other.cost_usd for other in others):
-            yield (
-                f"{arm.name} is cheaper and better than every other arm ({arm.score:.4f} at {arm.cost_usd:.3g} USD): "
-                "there is nothing to route, or its costs or scores are wrong"
-            )
+    if len(arms) < 2:
+        return
+    arm = max(arms, key=lambda one: one.score)
+    if all(arm.score > other.score and arm.cost_usd < other.cost_usd for other in arms if other is not arm):
+        yield (
+            f"{arm.name} is cheaper and better than every other arm ({arm.score:.4f} at {arm.cost_usd:.3g} USD): "
+            "there is nothing to route, or its costs or scores are wrong"
+        )
 
 
 def _constants(arm: ArmReport, rows: pa.Table) -> Iterator[str]:

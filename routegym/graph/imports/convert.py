@@ -428,10 +428,11 @@ def _tasks(rows: _Rows, seed: int) -> tuple[TaskSet, int]:
 def _pool(rows: _Rows, table: AttemptTable, charged: bool) -> tuple[PriceTable, tuple[Arm, ...]]:
     """The arms with what a call of theirs takes at most, and what their tokens cost."""
     owner = np.repeat(table.arm, table.turns)
+    most_tokens, most_usd = np.zeros(len(rows.arms), dtype=np.int64), np.zeros(len(rows.arms))
+    np.maximum.at(most_tokens, owner, table.tokens[:, 1])
+    np.maximum.at(most_usd, owner, table.charge_usd)
     arms, prices = [], {}
-    for number, name in enumerate(rows.arms):
-        mine = owner == number
-        longest = int(table.tokens[mine, 1].max())
+    for name, longest, dearest in zip(rows.arms, most_tokens.tolist(), most_usd.tolist(), strict=True):
         arms.append(
             Arm(
                 model=name,
@@ -439,7 +440,7 @@ def _pool(rows: _Rows, table: AttemptTable, charged: bool) -> tuple[PriceTable, 
                 parameters=0,
                 # without a limit the reserve of an arm that charges for tokens would be infinite
                 max_completion_tokens=(longest or None) if charged else max(longest, 1),
-                max_charge_usd=float(table.charge_usd[mine].max()),
+                max_charge_usd=dearest,
             )
         )
         prompt, completion = (0.0, 0.0) if charged else rows.data.prices[name]
