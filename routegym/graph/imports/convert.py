@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from routegym.errors import ImportDataError
 from routegym.graph.imports.build import KINDS, AttemptTable, Kind, fill_graph, signal_names
-from routegym.graph.imports.data import ATTEMPT, RoutingData, with_trial
+from routegym.graph.imports.data import ATTEMPT, TOKENS, RoutingData, with_trial
 from routegym.graph.recording import Recording
 from routegym.pool.arms import Arm, Price, PriceTable
 from routegym.tasks.taskset import SPLITS, TaskSet, split_of
@@ -186,7 +186,7 @@ class _Rows:
         self.arm: Ints = code
         self.trial = _numbers(table, "trial", 0).astype(np.int64)
         self.score, self.cost = _numbers(table, "score"), cost
-        self.tokens = np.stack([_numbers(table, name, 0) for name in _TOKENS], axis=1).astype(np.int64)
+        self.tokens = np.stack([_numbers(table, name, 0) for name in TOKENS], axis=1).astype(np.int64)
         self.latency = _numbers(table, "latency_s", 0)
         self.turns: _Turns | None = None
         order = np.lexsort((self.trial, self.arm, self.query))
@@ -273,7 +273,7 @@ class _Rows:
             return _numbers(table, "cost_usd")
         price = np.array([self.data.prices.get(arm, (np.nan, np.nan)) for arm in table["arm"].unique().to_pylist()])
         code = pc.index_in(table["arm"], value_set=table["arm"].unique()).to_numpy(zero_copy_only=False)
-        tokens = np.stack([_numbers(table, name) for name in _TOKENS], axis=1)
+        tokens = np.stack([_numbers(table, name) for name in TOKENS], axis=1)
         return np.asarray((tokens * price[code]).sum(axis=1) / 1e6)
 
     def _keep(self, table: pa.Table, query: pa.Array, which: pa.Array, reason: str) -> tuple[pa.Table, pa.Array]:
@@ -294,7 +294,6 @@ class _Rows:
             self.turns.take(rows)
 
 
-_TOKENS = ("prompt_tokens", "completion_tokens")
 _NEEDED = {"stated": "a cost", "tokens": "tokens and a price of its arm"}
 
 
@@ -338,8 +337,8 @@ class _Turns:
                 "turns of an attempt count from 0 without gaps or doubles"
             )
         self.row = order
-        self.tokens = np.stack([_numbers(table, name, 0) for name in _TOKENS], axis=1).astype(np.int64)
-        counted = [name for name in _TOKENS if name in table.column_names]
+        self.tokens = np.stack([_numbers(table, name, 0) for name in TOKENS], axis=1).astype(np.int64)
+        counted = [name for name in TOKENS if name in table.column_names]
         unknown = [np.isnan(_numbers(table, name)) for name in counted]
         self.uncounted = np.asarray(np.any(unknown, axis=0)) if counted else np.zeros(len(table), dtype=bool)
         self.said = table["feedback"]

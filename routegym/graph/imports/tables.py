@@ -11,12 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from routegym.errors import ImportDataError
-from routegym.graph.imports.data import ATTEMPT, QUERIES, RESPONSES, TURNS, RoutingData, with_trial
+from routegym.graph.imports.data import ATTEMPT, QUERIES, RESPONSES, TOKENS, TURNS, RoutingData, with_trial
 from routegym.graph.imports.reading import COLUMNS, Column, cell_error, read_table, with_files
 
 __all__ = ["read_outcomes", "read_prices", "read_steps", "read_turns", "with_prices"]
 
-_TOKENS = ("prompt_tokens", "completion_tokens")
 _JOINED = ("query", "arm")  # what several columns may make
 _PRICES = {
     "arm": COLUMNS["arm"],
@@ -141,18 +140,10 @@ def read_steps(
     keys = [column for column in ATTEMPT if column in table.column_names]
     ordered = table.sort_by([(column, "ascending") for column in (*keys, "turn")])
     whole_sum = pc.ScalarAggregateOptions(skip_nulls=False)  # of turns that are not all known, nothing is known
-    sums = [(column, "sum", whole_sum) for column in ("cost_usd", *_TOKENS) if column in table.column_names]
+    sums = [(column, "sum", whole_sum) for column in ("cost_usd", *TOKENS) if column in table.column_names]
     whole = ordered.group_by(keys, use_threads=False).aggregate([("score", "last"), *sums])
     plain = [column.removesuffix("_sum").removesuffix("_last") for column in whole.column_names]
     responses = whole.rename_columns(plain)
-    for column in (column for column in _TOKENS if column in plain):
-        total = responses[column].fill_null(0).to_numpy()
-        row, most = int(total.argmax()), int(COLUMNS[column].high)
-        if total[row] > most:
-            raise ImportDataError(
-                f"{source}: query {responses['query'][row].as_py()!r:.60}, arm {responses['arm'][row].as_py()!r:.60}: "
-                f"{column} sum to {total[row]:,}; expected at most {most:,}; correct them"
-            )
     if queries is None:
         ids = responses["query"].unique()
         asked = pa.table({"query": ids, "prompt": ids})

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routegym.errors import ImportDataError
-from routegym.graph.imports import read_outcomes, read_prices, read_steps, to_recording
+from routegym.graph.imports import RoutingData, read_outcomes, read_prices, read_steps, to_recording
 from routegym.graph.imports.objects import Entry
 from routegym.graph.imports.reading import COLUMNS, file_sha256, read_table
 
@@ -369,7 +369,27 @@ def test_the_tokens_of_an_attempt_sum_to_a_number_that_can_be_kept(tmp_path: Pat
     path = tmp_path / "s.csv"
     turns = "".join(f"q1,a,{turn},ok,1,2000000000,5\n" for turn in range(2))
     path.write_text(f"query,arm,turn,feedback,score,prompt_tokens,completion_tokens\n{turns}", encoding="utf-8")
-    with pytest.raises(
-        ImportDataError, match="query 'q1', arm 'a': prompt_tokens sum to 4,000,000,000; expected at most"
-    ):
+    message = "query 'q1', arm 'a': prompt_tokens come to 4,000,000,000; expected at most 2,147,483,647"
+    with pytest.raises(ImportDataError, match=message):
         read_steps(path)
+    rows = tmp_path / "r.csv"
+    rows.write_text("query,arm,score,cost_usd\nq1,a,1,1\n", encoding="utf-8")
+    with pytest.raises(ImportDataError, match=message):
+        read_outcomes(rows, turns=path)
+
+
+def test_tokens_that_no_recording_holds_are_refused_wherever_they_come_from() -> None:
+    asked = pa.table({"query": ["q"], "prompt": ["p"]})
+    most = 2**31 - 1
+    for tokens in (most, most + 1):
+        rows = pa.table(
+            {"query": ["q"], "arm": ["a"], "score": [1.0], "cost_usd": [1.0], "completion_tokens": [tokens]}
+        )
+        if tokens == most:
+            recording = to_recording(RoutingData("hand", rows, asked), text="none").recording
+            assert recording.graph.edges["tokens"].tolist() == [[0, 0, most, 0]]
+        else:
+            with pytest.raises(
+                ImportDataError, match="hand: query 'q', arm 'a': completion_tokens come to 2,147,483,648"
+            ):
+                RoutingData("hand", rows, asked)
