@@ -23,7 +23,7 @@ Kind = Literal["single_call", "cascade", "attempts"]
 KINDS: tuple[Kind, ...] = ("single_call", "cascade", "attempts")
 
 _SQUASH = 1000.0  # tokens that take up half of the range
-_MOST_EDGES = 2**31 - 1  # that a graph numbers
+_MOST_EDGES, _MOST_STEPS = 2**31 - 1, 2**15  # that a graph numbers
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -162,6 +162,11 @@ class _Walk:
         self.width = int(self.count.max())
         self.asked, self.most = most, min(most, self.width)  # more than were recorded are never begun
         self.steps = self.most * self.longest + 2
+        if self.steps > _MOST_STEPS:
+            raise ImportDataError(
+                f"{recording.name}: {self.most:,} attempts of up to {self.longest:,} turns in an episode; a graph "
+                f"holds {_MOST_STEPS:,} steps; allow fewer attempts per episode, or leave out the longest"
+            )
         choices = count_choices(table, most, len(recording.controls))
         if choices > _MOST_EDGES or self.graph.n_tasks * self.steps * (len(table.task) + 1) >= 2**63:
             raise ImportDataError(

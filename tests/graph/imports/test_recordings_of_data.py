@@ -581,6 +581,13 @@ def test_too_many_choices_are_refused_before_any_is_made(most):
         to_recording(data, "cascade", most_attempts=most, text="none")
 
 
+def test_more_steps_than_a_graph_numbers_are_refused():
+    rows = [("q", arm, 0.0, 1.0) for arm in ARMS]
+    turns = [("q", "small", turn, "ok", 1) for turn in range(10_923)] + [("q", arm, 0, "ok", 1) for arm in ARMS[1:]]
+    with pytest.raises(ImportDataError, match="3 attempts of up to 10,923 turns in an episode; a graph holds 32,768"):
+        to_recording(table_of(rows, turns), "attempts", most_attempts=3, text="none")
+
+
 def test_a_few_arms_may_be_asked_for_any_number_of_attempts():
     data = table_of([("q", arm, 0.0, 1.0 + place) for place, arm in enumerate(ARMS)])
     few, many = (to_recording(data, "cascade", most_attempts=most, text="none").recording for most in (3, 999))
