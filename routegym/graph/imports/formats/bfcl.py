@@ -45,7 +45,6 @@ def read(source: Path | str) -> RoutingData:
     responses, queries = Gathered(RESPONSES), Gathered(QUERIES)
     right: defaultdict[str, int] = defaultdict(int)
     total: defaultdict[str, int] = defaultdict(int)
-    known: set[str] = set()
     used: list[Path] = []
     whole_runs = False
     dropped: defaultdict[str, int] = defaultdict(int)
@@ -68,8 +67,7 @@ def read(source: Path | str) -> RoutingData:
             if query not in questions:
                 raise answer.error("id", f"one of the questions of {category}")
             whole_runs = whole_runs or any(isinstance(answer.fields.get(field), list) for field in _SPENT)
-            if query not in known:
-                known.add(query)
+            if query not in queries:
                 queries.add(query=query, prompt=questions[query], kind=category)
             responses.add(
                 query=query,
