@@ -247,7 +247,10 @@ class AttemptsEnv(RoutingEnv):
     ## Actions
     ``Discrete(n_arms + 1)``: the arms, then ``stop``. The arm whose attempt is under way goes on by a turn. Another arm
     abandons that attempt and begins its own, from the task's prompt, which it pays for; nobody takes over from the last
-    attempt. Where no attempt is under way, an arm begins one. ``stop`` ends the episode with score 0, at no cost.
+    attempt. Where no attempt is under way, an arm begins one. ``stop`` ends the episode at no cost. It hands in what
+    the last attempt has come to, if that has ended: in a recording of imported data its score, which may be partial
+    or, where nobody said at run time that it was solved, 1; in the shipped recording 0. While an attempt is under way,
+    and before the first, the score is 0. Imported data without a verdict call this action ``accept``.
 
     ## Observation
     By default ``Box(0, 1, (width,), float32)``; ``env.unwrapped.layout.names`` names every column. ``node_signals``
@@ -268,7 +271,8 @@ class AttemptsEnv(RoutingEnv):
     All but the first two rows are 0 at the start and at the end. The other groups are those of `AgentStepsEnv`.
 
     ## Reward
-    ``-lambda * cost / cost_scale`` at every step, plus the score at the end: 1 if a proposal was accepted, else 0.
+    ``-lambda * cost / cost_scale`` at every step, plus the score at the end. In the shipped recording that is 1 if a
+    proposal was accepted, else 0; in one of imported data the score of the last attempt, if it has ended, else 0.
 
     ## Episode end
     *Terminated* when a proposal is accepted, when the last of 2 attempts has failed (its number is wrong, or 8 turns

@@ -41,7 +41,7 @@ class ArmReport:
     rows: int
     """Rows of the source."""
     queries: int
-    """Queries of the source that it has a row for."""
+    """Queries of the source's table of queries that it has a row for."""
     score_of_all_rows: float
     """Its mean score over all its rows, to be compared with what the source states."""
     stated: float | None
@@ -69,6 +69,8 @@ class ImportReport:
     rows_kept: int
     dropped: Mapping[str, int]
     """Rows that are not in the recording, by reason."""
+    lost_turns: int
+    """Turns that are not in it because the source has no row of their attempt."""
     queries_read: int
     queries_kept: int
     tasks: Mapping[str, int]
@@ -98,7 +100,7 @@ class ImportReport:
 
     def summary(self) -> dict[str, Any]:
         """What is kept with the recording, JSON-able."""
-        names = ("rows_read", "rows_kept", "complete_arms", "moved", "masked", "cheapest_arm", "best_arm")
+        names = ("rows_read", "rows_kept", "lost_turns", "complete_arms", "moved", "masked", "cheapest_arm", "best_arm")
         return {
             **{name: getattr(self, name) for name in names},
             "oracle": [self.oracle_score, self.oracle_cost_usd],
@@ -119,7 +121,7 @@ def import_report(imported: Imported) -> ImportReport:
     means, paid = np.nanmean(score, axis=0), np.nanmean(cost, axis=0)
     top = np.nanmax(score, axis=1)
     best_cost = np.where(score == top[:, None], cost, np.inf).min(axis=1)
-    rows = [data.responses.filter(pc.equal(data.responses["arm"], name)) for name in names]
+    rows = _rows_of(data, names)
     arms = tuple(_arm(data, name, rows[arm], float(means[arm]), float(paid[arm])) for arm, name in enumerate(names))
     asked = len(data.queries)
     splits = recording.tasks.splits
@@ -129,6 +131,7 @@ def import_report(imported: Imported) -> ImportReport:
         rows_read=len(data.responses) + sum(data.dropped.values()),
         rows_kept=len(kept.score),
         dropped=dict(imported.dropped),
+        lost_turns=imported.lost_turns,
         queries_read=asked,
         queries_kept=len(recording.tasks),
         tasks={name: splits.count(name) for name in dict.fromkeys(splits)},
@@ -157,11 +160,21 @@ def _matrices(kept: KeptRows, n_tasks: int, n_arms: int) -> tuple[Floats, Floats
     return score.reshape(n_tasks, n_arms), cost.reshape(n_tasks, n_arms)
 
 
+def _rows_of(data: RoutingData, names: Sequence[str]) -> list[pa.Table]:
+    """Rows of the source by arm."""
+    code = pc.index_in(data.responses["arm"].combine_chunks(), value_set=pa.array(names))
+    code = pc.fill_null(code, len(names)).to_numpy(zero_copy_only=False)
+    ordered = data.responses.take(pa.array(np.argsort(code, kind="stable")))
+    count = np.bincount(code, minlength=len(names) + 1)[: len(names)]
+    first = np.cumsum(count) - count
+    return [ordered.slice(start, many) for start, many in zip(first.tolist(), count.tolist(), strict=True)]
+
+
 def _arm(data: RoutingData, name: str, rows: pa.Table, score: float, cost_usd: float) -> ArmReport:
     return ArmReport(
         name=name,
         rows=len(rows),
-        queries=pc.count_distinct(rows["query"]).as_py(),
+        queries=pc.count_distinct(rows["query"].filter(pc.is_in(rows["query"], data.queries["query"]))).as_py(),
         score_of_all_rows=float(pc.mean(rows["score"]).as_py()),
         stated=data.stated.get(name),
         score=score,
@@ -240,13 +253,14 @@ def _warnings(data: RoutingData, arms: Sequence[ArmReport], rows: Sequence[pa.Ta
 
 
 def _suspicious(arms: Sequence[ArmReport]) -> Iterator[str]:
-    for arm in arms if len(arms) > 1 else ():
-        others = [other for other in arms if other is not arm]
-        if all(arm.score > other.score and arm.cost_usd < other.cost_usd for other in others):
-            yield (
-                f"{arm.name} is cheaper and better than every other arm ({arm.score:.4f} at {arm.cost_usd:.3g} USD): "
-                "there is nothing to route, or its costs or scores are wrong"
-            )
+    if len(arms) < 2:
+        return
+    arm = max(arms, key=lambda one: one.score)
+    if all(arm.score > other.score and arm.cost_usd < other.cost_usd for other in arms if other is not arm):
+        yield (
+            f"{arm.name} is cheaper and better than every other arm ({arm.score:.4f} at {arm.cost_usd:.3g} USD): "
+            "there is nothing to route, or its costs or scores are wrong"
+        )
 
 
 def _constants(arm: ArmReport, rows: pa.Table) -> Iterator[str]:
@@ -322,6 +336,8 @@ def row_table(report: ImportReport) -> Table:
         (f"queries in the recording: {splits}", f"{report.queries_kept:,}"),
         ("arms with a row for every query read", f"{report.complete_arms:,} of {len(report.arms):,}"),
     ]
+    if report.lost_turns:
+        rows.append(("turns dropped: of attempts that have no row", f"{report.lost_turns:,}"))
     if report.masked:
         rows.append(("(query, arm) pairs without a row, masked", f"{report.masked:,}"))
     if report.moved:

@@ -71,6 +71,20 @@ def test_dropped_and_masked() -> None:
     assert (masked.oracle_score, masked.oracle_cost_usd) == (0.7, (1 + 8 + 3 + 4 + 5) / 5)
 
 
+def test_queries_that_nobody_listed_complete_no_arm() -> None:
+    rows = [row("q1", "a", 1, 1.0), row("q2", "a", 1, 1.0), row("other", "a", 1, 1.0), row("q1", "b", 1, 2.0)]
+    queries = pa.table({"query": ["q1", "q2"], "prompt": ["one", "two"]})
+
+    def complete(more: Rows) -> tuple[int, list[int]]:
+        data = RoutingData("d", pa.Table.from_pylist([*rows, *more]), queries)
+        report = import_report(to_recording(data, text="none"))
+        return report.complete_arms, [arm.queries for arm in report.arms]
+
+    assert complete([]) == (1, [2, 1])
+    assert complete([row("other", "b", 1, 2.0)]) == (1, [2, 1])  # b has two queries, one of which is not listed
+    assert complete([row("q2", "b", 1, 2.0)]) == (2, [2, 2])
+
+
 def test_trials_count_with_their_mean() -> None:
     rows = [row("q", "a", score, cost, trial=trial) for trial, (score, cost) in enumerate([(1, 1.0), (0, 3.0)])]
     rows += [row("q", "b", 0.25, 1.0, trial=0), row("r", "a", 1, 2.0, trial=0), row("r", "b", 0.25, 1.0, trial=0)]

@@ -15,7 +15,7 @@ from routegym.graph.graph import OPEN, TERMINATED, edge_dtype
 from routegym.graph.pricing import edge_costs
 from routegym.graph.recording import Recording
 
-__all__ = ["KINDS", "AttemptTable", "Kind", "fill_graph", "signal_names"]
+__all__ = ["KINDS", "AttemptTable", "Kind", "count_choices", "fill_graph", "signal_names"]
 
 Kind = Literal["single_call", "cascade", "attempts"]
 
@@ -23,6 +23,7 @@ Kind = Literal["single_call", "cascade", "attempts"]
 KINDS: tuple[Kind, ...] = ("single_call", "cascade", "attempts")
 
 _SQUASH = 1000.0  # tokens that take up half of the range
+_MOST_EDGES, _MOST_STEPS = 2**31 - 1, 2**15  # that a graph numbers
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -96,9 +97,30 @@ def fill_graph(recording: Recording, kind: Kind, table: AttemptTable, most: int)
         most: attempts in one episode.
 
     Raises:
-        ImportDataError: there are too many tasks, arms and attempts to number their situations.
+        ImportDataError: there are more choices than a graph can number.
     """
     _Walk(recording, kind, table, most).run()
+
+
+def count_choices(table: AttemptTable, most: int, controls: int) -> float:
+    """Edges of the graph that `fill_graph` grows, or some number above all that a graph can hold.
+
+    A few too many where an arm has several attempts at a task: none of them is begun while another is under way, which
+    is not taken into account.
+    """
+    _, task, count = np.unique(table.task, return_inverse=True, return_counts=True)
+    solved = (table.score >= 1) & table.verdict
+    left = ~solved | (table.turns > 1)  # others may be begun after it
+    others = np.bincount(task, left)[task] - left
+    total, before = float(len(table.task) + controls * len(count)), np.ones(len(table.task))
+    for begun in range(1, min(most, int(count.max())) + 1):  # this attempt, after each set of so many others less one
+        fresh = np.where(begun < most, count[task] - begun, 0)
+        chosen = (table.turns - 1) * (1 + fresh + controls) + (~solved & (fresh > 0)) * (fresh + controls)
+        total += float((before * chosen).sum())
+        if total > _MOST_EDGES:
+            break
+        before = before * np.maximum(others - begun + 1, 0) / begun
+    return total
 
 
 class _States(NamedTuple):
@@ -133,18 +155,25 @@ class _Walk:
     """Grows the graph by ascending step; what arrives at a step is made one where it is the same situation."""
 
     def __init__(self, recording: Recording, kind: Kind, table: AttemptTable, most: int) -> None:
-        self.recording, self.graph, self.kind, self.table, self.most = recording, recording.graph, kind, table, most
+        self.recording, self.graph, self.kind, self.table = recording, recording.graph, kind, table
         self.longest = int(table.turns.max())
         self.count = np.bincount(table.task, minlength=self.graph.n_tasks)
         self.offset = np.concatenate([[0], np.cumsum(self.count)[:-1]])
         self.width = int(self.count.max())
-        steps = most * self.longest + 2
-        if self.graph.n_tasks * max((self.width + 1) ** (most + 1), steps * len(table.task)) >= 2**63:
+        self.asked, self.most = most, min(most, self.width)  # more than were recorded are never begun
+        self.steps = self.most * self.longest + 2
+        if self.steps > _MOST_STEPS:
             raise ImportDataError(
-                f"{recording.name}: {self.graph.n_tasks} queries with {self.width} attempts each and {most} attempts "
-                "per episode are too many situations; allow fewer attempts per episode, or name fewer arms"
+                f"{recording.name}: {self.most:,} attempts of up to {self.longest:,} turns in an episode; a graph "
+                f"holds {_MOST_STEPS:,} steps; allow fewer attempts per episode, or leave out the longest"
             )
-        self.steps = steps
+        choices = count_choices(table, most, len(recording.controls))
+        if choices > _MOST_EDGES or self.graph.n_tasks * self.steps * (len(table.task) + 1) >= 2**63:
+            raise ImportDataError(
+                f"{recording.name}: {self.graph.n_tasks:,} queries with {self.width:,} attempts each and {most:,} "
+                f"attempts per episode make more choices than the {_MOST_EDGES:,} that a graph holds; allow fewer "
+                "attempts per episode, or name fewer arms"
+            )
         self.told = _Told(table) if kind == "attempts" else None
         self.arrivals: dict[int, list[tuple[_States, _Steps]]] = {}
         self.edges: list[tuple[_Steps, Ints]] = []
@@ -180,9 +209,12 @@ class _Walk:
             states, choices = states.take(~ended), choices.take(~ended)
         if not len(states.task):
             return
-        key = states.task
+        key, size = states.task, self.graph.n_tasks
         for column in (*states.used.T, states.last):
-            key = key * (self.width + 1) + (column + 1)
+            if size * (self.width + 1) >= 2**63:
+                _, key = np.unique(key, return_inverse=True)
+                size = len(key)
+            key, size = key * (self.width + 1) + (column + 1), size * (self.width + 1)
         _, first, place = np.unique(key, return_index=True, return_inverse=True)
         fresh = states.take(first)
         nodes = self._add(fresh, step).astype(np.int64)
@@ -296,7 +328,7 @@ class _Walk:
         last[everyone[begun], table.arm[attempt[begun]]] = True
         spent = np.where(begun[:, None], table.tokens[row] / (table.tokens[row] + _SQUASH), 0.0)
         columns: list[npt.NDArray[Any]] = [spent] if table.tokens.any() else []
-        share = ((states.used >= 0).sum(axis=1) + begun)[:, None] / self.most
+        share = ((states.used >= 0).sum(axis=1) + begun)[:, None] / self.asked
         if self.kind == "cascade":
             return np.hstack([*columns, share, last, tried | last]).astype(np.float32)
         assert self.told is not None

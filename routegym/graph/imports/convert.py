@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from routegym.errors import ImportDataError
 from routegym.graph.imports.build import KINDS, AttemptTable, Kind, fill_graph, signal_names
-from routegym.graph.imports.data import RoutingData
+from routegym.graph.imports.data import ATTEMPT, TOKENS, RoutingData, with_trial
 from routegym.graph.recording import Recording
 from routegym.pool.arms import Arm, Price, PriceTable
 from routegym.tasks.taskset import SPLITS, TaskSet, split_of
@@ -56,6 +56,8 @@ class Imported:
     kept: KeptRows
     lost_arms: tuple[str, ...] = ()
     """Arms of which no row has a known query and a cost."""
+    lost_turns: int = 0
+    """Turns of attempts that the source has no row for; 0 where attempts are not watched."""
 
 
 def to_recording(
@@ -130,7 +132,9 @@ def to_recording(
     fill_graph(recording, kind, table, 1 if kind == "single_call" else most_attempts)
     recording.fix_scales()
     kept = KeptRows(table.task, rows.arm, rows.score, rows.cost)
-    return Imported(recording, data, dict(rows.dropped), moved, len(tasks) * len(names) - rows.pairs, kept, rows.lost)
+    masked = len(tasks) * len(names) - rows.pairs
+    orphans = 0 if rows.turns is None else rows.turns.without_row
+    return Imported(recording, data, dict(rows.dropped), moved, masked, kept, rows.lost, orphans)
 
 
 class _Rows:
@@ -182,7 +186,7 @@ class _Rows:
         self.arm: Ints = code
         self.trial = _numbers(table, "trial", 0).astype(np.int64)
         self.score, self.cost = _numbers(table, "score"), cost
-        self.tokens = np.stack([_numbers(table, name, 0) for name in _TOKENS], axis=1).astype(np.int64)
+        self.tokens = np.stack([_numbers(table, name, 0) for name in TOKENS], axis=1).astype(np.int64)
         self.latency = _numbers(table, "latency_s", 0)
         self.turns: _Turns | None = None
         order = np.lexsort((self.trial, self.arm, self.query))
@@ -256,9 +260,10 @@ class _Rows:
             )  # fmt: skip
         turns, first = self.turns, np.concatenate([[0], np.cumsum(self.turns.count)[:-1]])
         share, owner = turns.shares(self), turns.owner
+        feedback, said = turns.feedback()
         return AttemptTable(
             task, self.arm, self.score, names, first, turns.count, share * self.cost[owner], turns.tokens[turns.row],
-            share * self.latency[owner], turns.feedback[turns.row], turns.feedback_names,
+            share * self.latency[owner], feedback, said,
             turns.reward[turns.row] if len(turns.reward) else turns.reward, self.data.verdict,
         )  # fmt: skip
 
@@ -268,7 +273,7 @@ class _Rows:
             return _numbers(table, "cost_usd")
         price = np.array([self.data.prices.get(arm, (np.nan, np.nan)) for arm in table["arm"].unique().to_pylist()])
         code = pc.index_in(table["arm"], value_set=table["arm"].unique()).to_numpy(zero_copy_only=False)
-        tokens = np.stack([_numbers(table, name) for name in _TOKENS], axis=1)
+        tokens = np.stack([_numbers(table, name) for name in TOKENS], axis=1)
         return np.asarray((tokens * price[code]).sum(axis=1) / 1e6)
 
     def _keep(self, table: pa.Table, query: pa.Array, which: pa.Array, reason: str) -> tuple[pa.Table, pa.Array]:
@@ -289,7 +294,6 @@ class _Rows:
             self.turns.take(rows)
 
 
-_TOKENS = ("prompt_tokens", "completion_tokens")
 _NEEDED = {"stated": "a cost", "tokens": "tokens and a price of its arm"}
 
 
@@ -299,6 +303,7 @@ class _Turns:
     Attributes:
         count: turns of each attempt, 0 where there are none.
         row: rows of the table of turns, those of the attempts in order.
+        without_row: turns of attempts that the source has no row for.
     """
 
     def __init__(self, rows: _Rows) -> None:
@@ -309,6 +314,8 @@ class _Turns:
                 "--kind cascade"
             )
         table = data.turns.combine_chunks()
+        theirs, ours = (with_trial(one).select(ATTEMPT) for one in (table, data.responses))
+        self.without_row = len(theirs.join(ours, ATTEMPT, join_type="left anti", use_threads=False))
         query = _codes(table["query"], rows.ids)
         arm = _codes(table["arm"], pa.array(rows.arms))
         trial, turn = _numbers(table, "trial", 0).astype(np.int64), _numbers(table, "turn").astype(np.int64)
@@ -330,13 +337,11 @@ class _Turns:
                 "turns of an attempt count from 0 without gaps or doubles"
             )
         self.row = order
-        self.tokens = np.stack([_numbers(table, name, 0) for name in _TOKENS], axis=1).astype(np.int64)
-        counted = [name for name in _TOKENS if name in table.column_names]
+        self.tokens = np.stack([_numbers(table, name, 0) for name in TOKENS], axis=1).astype(np.int64)
+        counted = [name for name in TOKENS if name in table.column_names]
         unknown = [np.isnan(_numbers(table, name)) for name in counted]
         self.uncounted = np.asarray(np.any(unknown, axis=0)) if counted else np.zeros(len(table), dtype=bool)
-        names = table["feedback"].unique().sort()
-        self.feedback_names: tuple[str, ...] = tuple(names.to_pylist())
-        self.feedback = _codes(table["feedback"], names)
+        self.said = table["feedback"]
         shown = "reward" in table.column_names
         # what an environment shows may leave [0, 1] for a moment (a penalty); what a router sees may not
         self.reward = np.clip(_numbers(table, "reward", 0), 0.0, 1.0) if shown else np.zeros(0)
@@ -346,6 +351,12 @@ class _Turns:
     def owner(self) -> Ints:
         """The attempt of each turn."""
         return np.repeat(np.arange(len(self.count)), self.count)
+
+    def feedback(self) -> tuple[Ints, tuple[str, ...]]:
+        """What the environment said to each turn, and the names of that; those of other turns are not among them."""
+        said = self.said.take(pa.array(self.row))
+        names = said.unique().sort()
+        return _codes(said, names), tuple(names.to_pylist())
 
     def take(self, attempts: Ints) -> None:
         """Keep the turns of some attempts, in ascending order."""
@@ -416,10 +427,11 @@ def _tasks(rows: _Rows, seed: int) -> tuple[TaskSet, int]:
 def _pool(rows: _Rows, table: AttemptTable, charged: bool) -> tuple[PriceTable, tuple[Arm, ...]]:
     """The arms with what a call of theirs takes at most, and what their tokens cost."""
     owner = np.repeat(table.arm, table.turns)
+    most_tokens, most_usd = np.zeros(len(rows.arms), dtype=np.int64), np.zeros(len(rows.arms))
+    np.maximum.at(most_tokens, owner, table.tokens[:, 1])
+    np.maximum.at(most_usd, owner, table.charge_usd)
     arms, prices = [], {}
-    for number, name in enumerate(rows.arms):
-        mine = owner == number
-        longest = int(table.tokens[mine, 1].max())
+    for name, longest, dearest in zip(rows.arms, most_tokens.tolist(), most_usd.tolist(), strict=True):
         arms.append(
             Arm(
                 model=name,
@@ -427,7 +439,7 @@ def _pool(rows: _Rows, table: AttemptTable, charged: bool) -> tuple[PriceTable, 
                 parameters=0,
                 # without a limit the reserve of an arm that charges for tokens would be infinite
                 max_completion_tokens=(longest or None) if charged else max(longest, 1),
-                max_charge_usd=float(table.charge_usd[mine].max()),
+                max_charge_usd=dearest,
             )
         )
         prompt, completion = (0.0, 0.0) if charged else rows.data.prices[name]

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-__all__ = ["QUERIES", "RESPONSES", "TURNS", "RoutingData"]
+from routegym.errors import ImportDataError
+from routegym.graph.imports.reading import COLUMNS
+
+__all__ = ["ATTEMPT", "QUERIES", "RESPONSES", "TOKENS", "TURNS", "RoutingData", "with_trial"]
 
 #: Columns of `RoutingData.responses`; those after ``score`` may be absent, or null where they are not known.
 RESPONSES = {
@@ -43,12 +48,21 @@ TURNS = {
     "trial": pa.int64(),
 }
 
+#: Columns of counts of tokens, in `RoutingData.responses` and in `RoutingData.turns`.
+TOKENS = ("prompt_tokens", "completion_tokens")
+
+#: What a row of `RoutingData.responses` and its turns have in common.
+ATTEMPT = ("query", "arm", "trial")
+
 
 @dataclass(frozen=True)
 class RoutingData:
     """Which arm got which query right at what cost, and perhaps how its attempt went turn by turn.
 
     Nothing is filled in: a cell that a source does not have is null here.
+
+    Raises:
+        ImportDataError: the tokens of an attempt are, or those of its turns sum to, more than a recording holds.
     """
 
     name: str
@@ -73,4 +87,32 @@ class RoutingData:
     notes: tuple[str, ...] = ()
     """What a reader of the results must know: estimated tokens, nominal prices, ..."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """sha256 of every file that was read, by its name."""
+    """sha256 of every file that was read, by its name, and folders above it where that does not tell it from others."""
+
+    def __post_init__(self) -> None:
+        self._check_tokens(self.responses)
+        if self.turns is not None:
+            keys = [key for key in ATTEMPT if key in self.turns.column_names]
+            counts = [column for column in TOKENS if column in self.turns.column_names]
+            sums = self.turns.group_by(keys, use_threads=False).aggregate([(column, "sum") for column in counts])
+            self._check_tokens(sums.rename_columns([name.removesuffix("_sum") for name in sums.column_names]))
+
+    def _check_tokens(self, attempts: pa.Table) -> None:
+        for column in TOKENS:
+            if column not in attempts.column_names:
+                continue
+            most = int(COLUMNS[column].high)
+            above = attempts.filter(pc.greater(attempts[column], most))
+            if len(above):
+                first = above.slice(0, 1).to_pylist()[0]
+                raise ImportDataError(
+                    f"{self.name}: query {first['query']!r:.60}, arm {first['arm']!r:.60}: {column} come to "
+                    f"{first[column]:,}; expected at most {most:,}; correct them"
+                )
+
+
+def with_trial(table: pa.Table) -> pa.Table:
+    """A table with numbers of trials, 0 where it has none."""
+    if "trial" not in table.column_names:
+        return table.append_column("trial", pa.array(np.zeros(len(table), dtype=np.int64)))
+    return table.set_column(table.column_names.index("trial"), "trial", pc.fill_null(table["trial"], 0))

@@ -116,12 +116,19 @@ class Gathered:
     def __init__(self, schema: Mapping[str, pa.DataType]) -> None:
         self._schema = schema
         self._cells: dict[str, list[Any]] = {name: [] for name in schema}
+        self._first = next(iter(schema))
+        self._known: set[Any] = set()
 
     def __len__(self) -> int:
-        return len(next(iter(self._cells.values())))
+        return len(self._cells[self._first])
+
+    def __contains__(self, value: Any) -> bool:
+        """Whether a row has this in the first column."""
+        return value in self._known
 
     def add(self, **cells: Any) -> None:
         """Add a row; what is not named is null."""
+        self._known.add(cells.get(self._first))
         for name, column in self._cells.items():
             column.append(cells.get(name))
 

@@ -36,13 +36,16 @@ __all__ = [
     "open_text",
     "read_json",
     "read_table",
+    "with_files",
 ]
 
 _BLOCK = 1 << 24  # bytes of CSV read at a time, and so the longest row
 _ROWS = 1 << 16  # rows of JSON lines and Parquet read at a time
 _DELIMITERS = ",;\t|"
-#: Characters that cannot be seen or that turn the direction of writing.
-INVISIBLE = "\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+#: Characters that cannot be seen, that break a line or that turn the direction of writing.
+INVISIBLE = (
+    "\u00ad\u061c\u200b\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+)
 _PICKLE = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".npy", ".npz")
 _TRUTH = {"true": "1", "false": "0"}
 _SHOWN = 60  # characters of a value in a message
@@ -236,6 +239,19 @@ def file_sha256(path: Path | str) -> str:
     """sha256 of a file, hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def with_files(known: Mapping[str, str], paths: Iterable[Path]) -> dict[str, str]:
+    """sha256 of files by their names, beside those of other files.
+
+    A file whose name another file has is told from it by as many of the folders above it as that takes.
+    """
+    found = dict(known)
+    for path in paths:
+        digest, parts = file_sha256(path), path.absolute().parts[1:]
+        tails = ("/".join(parts[-many:]) for many in range(1, len(parts) + 1))
+        found[next(tail for tail in tails if found.get(tail, digest) == digest)] = digest
+    return found
 
 
 def cell_error(

@@ -11,12 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from routegym.errors import ImportDataError
-from routegym.graph.imports.data import QUERIES, RESPONSES, TURNS, RoutingData
-from routegym.graph.imports.reading import COLUMNS, Column, cell_error, file_sha256, read_table
+from routegym.graph.imports.data import ATTEMPT, QUERIES, RESPONSES, TOKENS, TURNS, RoutingData, with_trial
+from routegym.graph.imports.reading import COLUMNS, Column, cell_error, read_table, with_files
 
 __all__ = ["read_outcomes", "read_prices", "read_steps", "read_turns", "with_prices"]
 
-_TOKENS = ("prompt_tokens", "completion_tokens")
 _JOINED = ("query", "arm")  # what several columns may make
 _PRICES = {
     "arm": COLUMNS["arm"],
@@ -64,7 +63,7 @@ def read_outcomes(
     wanted = {column: COLUMNS[column] for column in RESPONSES} | (own if queries is None else {})
     table = _read(source, wanted, _named(renamed), delimiter)
     responses = table.select([column for column in table.column_names if column in RESPONSES])
-    _refuse_doubles(table, ("query", "arm", "trial"), source, _named(renamed), delimiter, _TRIALS)
+    _refuse_doubles(table, ATTEMPT, source, _named(renamed), delimiter, _TRIALS)
     asked = (
         _queries_of(table, source, renamed, delimiter)
         if queries is None
@@ -79,7 +78,7 @@ def read_outcomes(
         queries=asked,
         turns=steps,
         verdict=verdict,
-        files={path.name: file_sha256(path) for path in files},
+        files=with_files({}, files),
     )
     return data if prices is None else with_prices(data, prices, renamed, delimiter)
 
@@ -90,7 +89,7 @@ def read_turns(path: Path | str, columns: Mapping[str, str] | None = None, delim
     _check_names(renamed)
     names = _named(renamed, "turns")
     table = _read(path, {column: COLUMNS[column] for column in TURNS}, names, delimiter)
-    _refuse_doubles(table, _ATTEMPT, path, names, delimiter, _TRIALS)
+    _refuse_doubles(table, (*ATTEMPT, "turn"), path, names, delimiter, _TRIALS)
     return table
 
 
@@ -126,6 +125,7 @@ def read_steps(
     Args:
         source: ``query``, ``arm``, ``turn`` (from 0), ``feedback`` and ``score``, of which the one of the last turn
             counts; ``cost_usd``, or ``prompt_tokens`` and ``completion_tokens``; perhaps ``reward`` and ``trial``.
+            It is a table of turns, and a name that ``columns`` has for ``turns.turn`` is one of its.
         queries: see `read_outcomes`, and so are `prices`, `columns`, `delimiter` and `name`.
         verdict: whether the environment told at run time if an attempt had succeeded.
 
@@ -134,29 +134,22 @@ def read_steps(
     """
     renamed = dict(columns or {})
     _check_names(renamed)
-    table = _read(source, {column: COLUMNS[column] for column in (*TURNS, "score")}, _named(renamed), delimiter)
-    _refuse_doubles(table, _ATTEMPT, source, _named(renamed), delimiter, _TRIALS)
-    keys = [column for column in ("query", "arm", "trial") if column in table.column_names]
+    names = _named(renamed, "turns")
+    table = _read(source, {column: COLUMNS[column] for column in (*TURNS, "score")}, names, delimiter)
+    _refuse_doubles(table, (*ATTEMPT, "turn"), source, names, delimiter, _TRIALS)
+    keys = [column for column in ATTEMPT if column in table.column_names]
     ordered = table.sort_by([(column, "ascending") for column in (*keys, "turn")])
     whole_sum = pc.ScalarAggregateOptions(skip_nulls=False)  # of turns that are not all known, nothing is known
-    sums = [(column, "sum", whole_sum) for column in ("cost_usd", *_TOKENS) if column in table.column_names]
+    sums = [(column, "sum", whole_sum) for column in ("cost_usd", *TOKENS) if column in table.column_names]
     whole = ordered.group_by(keys, use_threads=False).aggregate([("score", "last"), *sums])
     plain = [column.removesuffix("_sum").removesuffix("_last") for column in whole.column_names]
     responses = whole.rename_columns(plain)
-    for column in (column for column in _TOKENS if column in plain):
-        total = responses[column].fill_null(0).to_numpy()
-        row, most = int(total.argmax()), int(COLUMNS[column].high)
-        if total[row] > most:
-            raise ImportDataError(
-                f"{source}: query {responses['query'][row].as_py()!r:.60}, arm {responses['arm'][row].as_py()!r:.60}: "
-                f"{column} sum to {total[row]:,}; expected at most {most:,}; correct them"
-            )
     if queries is None:
         ids = responses["query"].unique()
         asked = pa.table({"query": ids, "prompt": ids})
     else:
         asked = _read_queries(queries, renamed, delimiter)
-    _need_named(renamed, source, {"": table, "queries": None if queries is None else asked, "turns": None})
+    _need_named(renamed, source, {"": table, "queries": None if queries is None else asked, "turns": table})
     files = [Path(path) for path in (source, queries) if path is not None]
     data = RoutingData(
         name=name or Path(source).name.partition(".")[0],
@@ -165,7 +158,7 @@ def read_steps(
         turns=table.drop_columns("score"),
         whole_runs=True,
         verdict=verdict,
-        files={path.name: file_sha256(path) for path in files},
+        files=with_files({}, files),
     )
     return data if prices is None else with_prices(data, prices, renamed, delimiter)
 
@@ -190,7 +183,7 @@ def with_prices(
     names = _named(renamed, "prices")
     optional = {"usd_per_call": Column("number", optional=True, high=1e4)}
     per_call = "usd_per_call" in _read(path, {"arm": COLUMNS["arm"]} | optional, names, delimiter).column_names
-    files = {**data.files, path.name: file_sha256(path)}
+    files = with_files(data.files, [path])
     if not per_call:
         return replace(data, prices=read_prices(path, renamed, delimiter), files=files)
     if "cost_usd" in data.responses.column_names:
@@ -208,20 +201,13 @@ def _turns_of(responses: pa.Table, turns: pa.Table | None) -> pa.ChunkedArray | 
     """Turns of each row, float64; 1 where no turns are known."""
     if turns is None:
         return pa.scalar(1.0)
-    keys = ["query", "arm", "trial"]
-    rows, parts = (_with_trial(table).select([*keys, *more]) for table, more in ((responses, []), (turns, ["turn"])))
+    keys = list(ATTEMPT)
+    rows, parts = (with_trial(table).select([*keys, *more]) for table, more in ((responses, []), (turns, ["turn"])))
     counted = parts.group_by(keys, use_threads=False).aggregate([("turn", "count")])
     joined = (
         rows.append_column("row", pa.array(np.arange(len(rows)))).join(counted, keys, use_threads=False).sort_by("row")
     )
     return pc.fill_null(joined["turn_count"].cast(pa.float64()), 1.0)
-
-
-def _with_trial(table: pa.Table) -> pa.Table:
-    """A table with numbers of trials, 0 where it has none."""
-    if "trial" not in table.column_names:
-        return table.append_column("trial", pa.array(np.zeros(len(table), dtype=np.int64)))
-    return table.set_column(table.column_names.index("trial"), "trial", pc.fill_null(table["trial"], 0))
 
 
 def _read(
@@ -282,7 +268,6 @@ def _read_queries(path: Path | str, renamed: Mapping[str, str], delimiter: str |
     return table
 
 
-_ATTEMPT = ("query", "arm", "trial", "turn")
 _TRIALS = "one row of each; drop the double, or number repeated trials in a column trial"
 
 

@@ -1,14 +1,47 @@
-"""Tables with a column for every arm, turned into tables with a row for every answer."""
+"""Tables with columns for every arm, turned into tables with a row for every answer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["first_of_each", "melt", "with_constant"]
+from routegym.graph.imports.reading import COLUMNS, Column, read_table
+
+__all__ = ["first_of_each", "melt", "read_wide", "with_constant"]
+
+
+def read_wide(
+    path: Path,
+    facts: Mapping[str, str],
+    arms: Mapping[str, Mapping[str, str]],
+    kinds: Mapping[str, Column] = COLUMNS,
+) -> tuple[pa.Table, dict[str, dict[str, str]]]:
+    """Columns of a file with columns for every arm, whose cells may be empty.
+
+    Args:
+        path: of the file.
+        facts: columns of the queries in the file, by the names they get.
+        arms: each arm's columns in the file, ``score`` among them, by what they hold.
+        kinds: what the cells of the columns must be, by those names.
+
+    Returns:
+        The table, and the names of each arm's columns in it, as `melt` takes them.
+
+    Raises:
+        ImportDataError: naming file, line and field.
+    """
+    names, wanted = dict(facts), {name: kinds[name] for name in facts}
+    found = {arm: {part: f"{part}{number}" for part in parts} for number, (arm, parts) in enumerate(arms.items())}
+    for arm, parts in arms.items():
+        for part, column in parts.items():
+            names[found[arm][part]] = column
+            wanted[found[arm][part]] = replace(kinds[part], optional=True)
+    return read_table(path, wanted, names), found
 
 
 def melt(table: pa.Table, arms: Mapping[str, Mapping[str, str]]) -> tuple[pa.Table, int]:

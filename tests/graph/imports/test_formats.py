@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 
 import routegym.graph
 from routegym.errors import ConfigError, ImportDataError
-from routegym.graph.imports import RoutingData
+from routegym.graph.imports import RoutingData, to_recording
 from routegym.graph.imports.data import QUERIES, RESPONSES, TURNS
 from routegym.graph.imports.reading import file_sha256
 from routegym.graph.imports.registry import FORMATS, import_data, read_data
@@ -798,6 +799,19 @@ def test_bfcl(tmp_path: Path) -> None:
     assert data.stated == {"a": 0.75}
     assert dict(data.dropped) == {"of web_search_base, whose questions are not there": 4}
     assert len(data.files) == 4
+    assert data.whole_runs  # one category of several turns is enough
+
+
+def test_bfcl_of_single_turns_is_of_single_calls(tmp_path: Path) -> None:
+    bfcl_folder(tmp_path)
+    for path in tmp_path.rglob("*multi_turn*.json"):
+        path.unlink()
+    data = replace(read("bfcl", tmp_path), prices={"a": (2.0, 30.0)})
+    assert not data.whole_runs
+    assert (to_recording(data, text="none").recording.graph.edges["charge_usd"] == 0).all()
+    whole = replace(read("bfcl", bfcl_folder(tmp_path)), prices={"a": (2.0, 30.0)})
+    edges = to_recording(whole, text="none").recording.graph.edges
+    assert sorted(edges["charge_usd"].tolist()) == pytest.approx([60 * 2e-6 + 3 * 30e-6, *[70 * 2e-6 + 5 * 30e-6] * 3])
 
 
 def test_bfcl_errors(tmp_path: Path) -> None:

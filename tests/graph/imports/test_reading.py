@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routegym.errors import ImportDataError
-from routegym.graph.imports import read_outcomes, read_prices, read_steps, to_recording
-from routegym.graph.imports.reading import COLUMNS, read_table
+from routegym.graph.imports import RoutingData, read_outcomes, read_prices, read_steps, to_recording
+from routegym.graph.imports.objects import Entry
+from routegym.graph.imports.reading import COLUMNS, file_sha256, read_table
 
 PLAIN = "query,arm,score,cost_usd\nq1,small,1,0.1\nq1,large,0,0.2\nq2,small,0.5,0.3\nq2,large,1,0.4\n"
 EXPECTED = [
@@ -178,6 +179,21 @@ def test_columns_of_other_names_in_all_files_and_in_one(tmp_path: Path) -> None:
             read_outcomes(tmp_path / "r.csv", columns=names | {wrong: "x"})
 
 
+def test_steps_are_turns_that_may_be_named_so(tmp_path: Path) -> None:
+    source, queries = tmp_path / "steps.csv", tmp_path / "q.csv"
+    source.write_text("query,model,step,obs,score,cost_usd\nq,a,1,ok,1,1\nq,a,0,ok,0,1\n")
+    queries.write_text("id,prompt\nq,why?\n")
+    columns = {"turns.arm": "model", "turns.turn": "step", "feedback": "obs", "queries.query": "id"}
+    data = read_steps(source, queries, columns=columns)
+    assert data.turns is not None
+    assert data.turns["turn"].to_pylist() == [1, 0]
+    assert data.responses.to_pylist() == [{"query": "q", "arm": "a", "score": 1.0, "cost_usd": 2.0}]
+    with pytest.raises(ImportDataError, match=r"columns names 'paid' as turns\.reward, but no table of turns has a"):
+        read_steps(source, queries, columns={**columns, "turns.reward": "paid"})
+    with pytest.raises(ImportDataError, match=r"columns names 'turns\.score'; expected some of"):
+        read_steps(source, queries, columns={**columns, "turns.score": "points"})
+
+
 def test_columns_that_make_an_arm_together(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     path.write_text("query,model,effort,score,cost_usd\nq,a,low,1,1\nq,a,high,1,2\nq,b,,0,3\n")
@@ -206,6 +222,35 @@ def test_kinds_and_splits_in_the_table_itself(tmp_path: Path) -> None:
     path.write_text("query,arm,score,cost_usd,prompt\nq,a,1,1,why?\nr,b,1,1,who?\nq,b,1,1,when?\n")
     with pytest.raises(ImportDataError, match=r"r\.csv, line 4, field 'prompt': 'when\?'; expected the same as"):
         read_outcomes(path)
+
+
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    tables = {
+        "answers": "query,arm,score,prompt_tokens,completion_tokens\nq,a,1,1,1\n",
+        "asked": "query,prompt\nq,why?\n",
+        "prices": "arm,usd_in_per_m,usd_out_per_m\na,1,2\n",
+        "deep/prices": "query,arm,turn,feedback\nq,a,0,ok\n",
+    }
+    for folder, content in tables.items():
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "t.csv").write_text(content)
+    answers, asked, prices, turns = (tmp_path / folder / "t.csv" for folder in tables)
+    files = read_outcomes(answers, asked, turns, prices).files
+    digests = [file_sha256(path) for path in (answers, asked, turns, prices)]
+    names = ["t.csv", "asked/t.csv", "prices/t.csv", f"{tmp_path.name}/prices/t.csv"]
+    assert files == dict(zip(names, digests, strict=True))
+    same = answers.with_name("all.csv")
+    same.write_text("query,arm,score,cost_usd,prompt\nq,a,1,1,why?\n")
+    assert read_outcomes(same, same).files == {"all.csv": file_sha256(same)}
+
+
+@pytest.mark.parametrize("mark", ["\u00ad", "\u200b", "\u2028", "\u2029", "\u202e"])
+def test_names_with_characters_that_nobody_sees_are_refused(mark: str, tmp_path: Path) -> None:
+    with pytest.raises(ImportDataError, match="characters that are invisible"):
+        outcomes(tmp_path / "r.csv", PLAIN.replace("small", f"sm{mark}all", 1))
+    entry = Entry(tmp_path / "r.json", "", {"arm": f"sm{mark}all"})
+    with pytest.raises(ImportDataError, match="invisible characters"):
+        entry.cell("arm", COLUMNS["arm"])
 
 
 def test_an_arm_has_one_price(tmp_path: Path) -> None:
@@ -296,7 +341,7 @@ def test_a_column_that_was_named_and_is_nowhere_is_missed(tmp_path: Path) -> Non
     assert found.queries["split"].to_pylist() == ["train", "test"]
     steps = tmp_path / "s.csv"
     steps.write_text("query,arm,turn,feedback,score,cost_usd\nq1,a,0,ok,1,1\n", encoding="utf-8")
-    for name in ("reward", "turns.turn"):
+    for name in ("reward", "turns.reward"):
         with pytest.raises(ImportDataError, match="columns names 'shown'"):
             read_steps(steps, columns={name: "shown"})
 
@@ -324,7 +369,27 @@ def test_the_tokens_of_an_attempt_sum_to_a_number_that_can_be_kept(tmp_path: Pat
     path = tmp_path / "s.csv"
     turns = "".join(f"q1,a,{turn},ok,1,2000000000,5\n" for turn in range(2))
     path.write_text(f"query,arm,turn,feedback,score,prompt_tokens,completion_tokens\n{turns}", encoding="utf-8")
-    with pytest.raises(
-        ImportDataError, match="query 'q1', arm 'a': prompt_tokens sum to 4,000,000,000; expected at most"
-    ):
+    message = "query 'q1', arm 'a': prompt_tokens come to 4,000,000,000; expected at most 2,147,483,647"
+    with pytest.raises(ImportDataError, match=message):
         read_steps(path)
+    rows = tmp_path / "r.csv"
+    rows.write_text("query,arm,score,cost_usd\nq1,a,1,1\n", encoding="utf-8")
+    with pytest.raises(ImportDataError, match=message):
+        read_outcomes(rows, turns=path)
+
+
+def test_tokens_that_no_recording_holds_are_refused_wherever_they_come_from() -> None:
+    asked = pa.table({"query": ["q"], "prompt": ["p"]})
+    most = 2**31 - 1
+    for tokens in (most, most + 1):
+        rows = pa.table(
+            {"query": ["q"], "arm": ["a"], "score": [1.0], "cost_usd": [1.0], "completion_tokens": [tokens]}
+        )
+        if tokens == most:
+            recording = to_recording(RoutingData("hand", rows, asked), text="none").recording
+            assert recording.graph.edges["tokens"].tolist() == [[0, 0, most, 0]]
+        else:
+            with pytest.raises(
+                ImportDataError, match="hand: query 'q', arm 'a': completion_tokens come to 2,147,483,648"
+            ):
+                RoutingData("hand", rows, asked)

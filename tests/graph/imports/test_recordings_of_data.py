@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from unittest.mock import patch
 
 import gymnasium as gym
 import numpy as np
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 import routegym  # noqa: F401  (registers the environments)
 from routegym.core import RoutingVectorEnv
 from routegym.errors import ActionError, ImportDataError, PoolError, RecordingError
-from routegym.evaluation.import_report import import_report
+from routegym.evaluation.import_report import import_report, row_table
 from routegym.graph import OPEN, Expander, Recording, always_arm_actions, evaluate_choices, keep_arms
-from routegym.graph.imports import RoutingData, to_recording
+from routegym.graph.imports import RoutingData, build, to_recording
+from routegym.graph.imports.build import count_choices
 
 ARMS = ("small", "middle", "large")
 
@@ -339,6 +341,28 @@ def test_turns_must_count_from_zero():
         to_recording(RoutingData("hand", data.responses, data.queries, turns=broken), "attempts", text="none")
 
 
+@pytest.mark.parametrize("trial", [(), (0,)])
+def test_turns_of_attempts_that_have_no_row_are_counted_and_say_nothing(trial):
+    rows = [("q", "a", 1.0, 1.0, *trial), ("q", "b", 0.0, 2.0, *trial), ("r", "a", 1.0, 1.0, *trial)]
+    turns = [
+        *(("q", arm, turn, "ok", 1, *trial) for arm in "ab" for turn in range(2)),
+        ("r", "a", 0, "ended", 1, *trial),  # goes with its row
+        ("r", "b", 0, "crashed", 1, *trial),
+        ("s", "a", 0, "lost", 1, *trial),
+        ("q", "c", 0, "lost", 1, *trial),
+        *[("q", "a", 0, "again", 1, 1)] * len(trial),
+    ]
+    found = to_recording(table_of(rows, turns), "attempts", text="none")
+    assert found.lost_turns == 3 + len(trial)
+    names = found.recording.node_signal_names
+    assert [name for name in names if name.startswith("feedback_")] == ["feedback_ok"]
+    assert play(found.recording, "b", "b", "a", "a")[:2] == (True, 1.0)
+    report = import_report(found)
+    assert ("turns dropped: of attempts that have no row", str(3 + len(trial))) in row_table(report).rows
+    assert sum(report.dropped.values()) == report.rows_read - report.rows_kept
+    assert not any("turns" in row[0] for row in row_table(import_report(to_recording(one_query(), text="none"))).rows)
+
+
 def test_attempts_need_turns():
     with pytest.raises(ImportDataError, match="has no turns, so that attempts cannot be watched"):
         to_recording(cascade_data(), "attempts", text="none")
@@ -510,6 +534,74 @@ def test_every_walk_replays_the_record(data, kind, most, random):
             assert over == (ended and (solved or len(begun) == most or not left))
             if over:
                 assert score == pytest.approx(final)
+
+
+def built(data, kind, most):
+    """A recording, and how many choices were counted before it was made."""
+    counted = []
+
+    def count(*arguments):
+        counted.append(count_choices(*arguments))
+        return counted[-1]
+
+    with patch.object(build, "count_choices", count):
+        recording = to_recording(data, kind, missing="mask", most_attempts=most, text="none").recording
+    return recording, counted[0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(recorded(), st.sampled_from(["single_call", "cascade", "attempts"]), st.integers(2, 60))
+def test_choices_are_counted_before_they_are_made(data, kind, most):
+    recording, counted = built(data[0], kind, most)
+    assert len(recording.graph.edges) == counted
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(1, 3)), min_size=1, max_size=5),
+    st.sampled_from(["single_call", "cascade", "attempts"]),
+    st.integers(2, 6),
+    st.booleans(),
+)
+def test_choices_among_trials_are_not_more_than_were_counted(attempts, kind, most, verdict):
+    rows = [("q", f"arm{arm}", float(score), 1.0, trial) for trial, (arm, score, _) in enumerate(attempts)]
+    lengths = [many for _, _, many in attempts]
+    turns = [(*row[:2], turn, "ok", 1, row[4]) for row, many in zip(rows, lengths, strict=True) for turn in range(many)]
+    recording, counted = built(table_of(rows, turns, verdict=verdict), kind, most)
+    assert len(recording.graph.edges) <= counted
+    if kind != "attempts":
+        assert len(recording.graph.edges) == counted
+
+
+@pytest.mark.parametrize("most", [8, 40])
+def test_too_many_choices_are_refused_before_any_is_made(most):
+    data = table_of([("q", f"arm{arm}", 0.0, 1.0) for arm in range(40)])
+    message = rf"{most} attempts per episode make more choices than the 2,147,483,647 that a graph holds; allow fewer"
+    with pytest.raises(ImportDataError, match=message):
+        to_recording(data, "cascade", most_attempts=most, text="none")
+
+
+def test_more_steps_than_a_graph_numbers_are_refused():
+    rows = [("q", arm, 0.0, 1.0) for arm in ARMS]
+    turns = [("q", "small", turn, "ok", 1) for turn in range(10_923)] + [("q", arm, 0, "ok", 1) for arm in ARMS[1:]]
+    with pytest.raises(ImportDataError, match="3 attempts of up to 10,923 turns in an episode; a graph holds 32,768"):
+        to_recording(table_of(rows, turns), "attempts", most_attempts=3, text="none")
+
+
+def test_a_few_arms_may_be_asked_for_any_number_of_attempts():
+    data = table_of([("q", arm, 0.0, 1.0 + place) for place, arm in enumerate(ARMS)])
+    few, many = (to_recording(data, "cascade", most_attempts=most, text="none").recording for most in (3, 999))
+    assert (few.graph.edges["next"] == many.graph.edges["next"]).all()
+    assert len(few.graph.edges) == (3 + 1) + 3 * (2 + 1) + 6 * (1 + 1)
+
+
+def test_sets_of_attempts_that_no_integer_tells_apart_by_itself():
+    rows = [("q", f"arm{arm:02}", float(arm > 2), 1.0) for arm in range(40)]
+    recording, counted = built(table_of(rows, verdict=True), "cascade", 40)
+    assert len(recording.graph.edges) == counted
+    open_nodes = int((recording.graph.node_status == OPEN).sum())
+    assert open_nodes == 1 + 3 + 6 + 3  # the last of those that failed, after any set of the others
+    assert play(recording, "arm00", "arm02", "arm01", "arm39")[:2] == (True, 1.0)
 
 
 def test_nodes_are_shared_where_the_situation_is_the_same():

@@ -8,7 +8,8 @@ every answer: ``id``, ``input_token_count``, ``output_token_count`` and ``latenc
 categories with several turns); ``bfcl_eval/data/BFCL_vN_CATEGORY.json`` has a line with ``id`` and ``question`` for
 every task.
 
-Taken: all of these; what did not fail is right. Categories without answers or without questions are left out and
+Taken: all of these; what did not fail is right. Answers of several turns are whole runs, whose tokens nobody knows
+before; where some answers are, all count as such. Categories without answers or without questions are left out and
 counted. Not taken: the functions that a question may use. Not in the files: costs.
 """
 
@@ -28,6 +29,7 @@ __all__ = ["read"]
 
 _FILE = re.compile(r"BFCL_v\d+_(?P<category>.+?)(?:_(?:score|result))?\.json")
 _COUNT = Column("count", high=1e7)
+_SPENT = {"input_token_count": "prompt_tokens", "output_token_count": "completion_tokens", "latency": "latency_s"}
 
 
 def read(source: Path | str) -> RoutingData:
@@ -43,8 +45,8 @@ def read(source: Path | str) -> RoutingData:
     responses, queries = Gathered(RESPONSES), Gathered(QUERIES)
     right: defaultdict[str, int] = defaultdict(int)
     total: defaultdict[str, int] = defaultdict(int)
-    known: set[str] = set()
     used: list[Path] = []
+    whole_runs = False
     dropped: defaultdict[str, int] = defaultdict(int)
     for (arm, category), path in sorted(scores.items()):
         header, failed = _failures(path)
@@ -64,16 +66,14 @@ def read(source: Path | str) -> RoutingData:
         for query, answer in answers.items():
             if query not in questions:
                 raise answer.error("id", f"one of the questions of {category}")
-            if query not in known:
-                known.add(query)
+            whole_runs = whole_runs or any(isinstance(answer.fields.get(field), list) for field in _SPENT)
+            if query not in queries:
                 queries.add(query=query, prompt=questions[query], kind=category)
             responses.add(
                 query=query,
                 arm=arm,
                 score=float(query not in failed),
-                prompt_tokens=_total(answer, "input_token_count", COLUMNS["prompt_tokens"]),
-                completion_tokens=_total(answer, "output_token_count", COLUMNS["completion_tokens"]),
-                latency_s=_total(answer, "latency", COLUMNS["latency_s"]),
+                **{name: _total(answer, field, COLUMNS[name]) for field, name in _SPENT.items()},
             )
         right[arm] += correct
         total[arm] += count
@@ -82,6 +82,7 @@ def read(source: Path | str) -> RoutingData:
         name="bfcl",
         responses=responses.table(source),
         queries=queries.table(source),
+        whole_runs=whole_runs,
         stated={arm: right[arm] / count for arm, count in total.items()},
         dropped=dropped,
         notes=("the functions that a question offers are not part of its prompt", "the source states no costs"),

@@ -55,7 +55,7 @@ def read(source: Path | str, max_turns: int | None = 10) -> RoutingData:
             chosen.append((path, name["model"] + cap + ("+handicap" if name["handicap"] else "")))
     if not chosen:
         raise ImportDataError(f"{source}: no run is of max_turns = {max_turns}; take another or None")
-    responses, queries, turns, known = Gathered(RESPONSES), Gathered(QUERIES), Gathered(TURNS), set()
+    responses, queries, turns = Gathered(RESPONSES), Gathered(QUERIES), Gathered(TURNS)
     for path, arm in chosen:
         whole = object_of(path)
         for key in whole.fields:
@@ -63,8 +63,7 @@ def read(source: Path | str, max_turns: int | None = 10) -> RoutingData:
             env = entry.cell("environment", _SHORT).removeprefix("ic_")
             dataset = PurePosixPath(entry.cell("dataset", _SHORT)).stem
             query = f"{env}/{dataset}/{entry.cell('task_id', COLUMNS['query'])}"
-            if query not in known:
-                known.add(query)
+            if query not in queries:
                 kind = entry.cell("hardness", COLUMNS["kind"]) or env
                 queries.add(query=query, prompt=entry.cell("query", COLUMNS["prompt"]), kind=kind)
             best = entry.object("summary").cell("max_reward", _REWARD)

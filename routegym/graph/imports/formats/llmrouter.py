@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from routegym.graph.imports.data import QUERIES, RESPONSES, RoutingData
 from routegym.graph.imports.objects import Gathered, entries_of_list, files_below, hashes, object_of
-from routegym.graph.imports.reading import COLUMNS, Column, read_table
+from routegym.graph.imports.reading import COLUMNS, Column, read_table, with_files
 from routegym.graph.imports.tables import with_prices
 from routegym.graph.imports.wide import first_of_each, with_constant
 
@@ -74,7 +74,7 @@ def read(source: Path | str, prices: Path | str | None = None) -> RoutingData:
     if prices is None:
         return data
     if prices.suffix == ".json":
-        return replace(data, prices=_prices(prices), files={**data.files, **hashes(prices, [prices])})
+        return replace(data, prices=_prices(prices), files=with_files(data.files, [prices]))
     return with_prices(data, prices)
 
 

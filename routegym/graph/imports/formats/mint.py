@@ -66,7 +66,7 @@ def read(source: Path | str, max_steps: int | None = 5, feedback: bool = False) 
         raise ImportDataError(
             f"{source}: none of {len(paths)} files is of max_steps = {max_steps}; take another or None"
         )
-    responses, queries, turns, known = Gathered(RESPONSES), Gathered(QUERIES), Gathered(TURNS), set()
+    responses, queries, turns = Gathered(RESPONSES), Gathered(QUERIES), Gathered(TURNS)
     doubles = broken = 0
     for path, run in chosen:
         arm, seen = _arm(run, max_steps is None), set()
@@ -77,8 +77,7 @@ def read(source: Path | str, max_steps: int | None = 5, feedback: bool = False) 
                 doubles += 1
                 continue
             seen.add(query)
-            if query not in known:
-                known.add(query)
+            if query not in queries:
                 answer = task.fields.get("reference")
                 queries.add(
                     query=query,

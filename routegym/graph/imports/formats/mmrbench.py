@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 from routegym.errors import ImportDataError
 from routegym.graph.imports.data import RoutingData
 from routegym.graph.imports.objects import hashes
-from routegym.graph.imports.reading import COLUMNS, Column, column_names, read_table
-from routegym.graph.imports.wide import melt
+from routegym.graph.imports.reading import column_names
+from routegym.graph.imports.wide import melt, read_wide
 
 __all__ = ["read"]
 
@@ -42,14 +42,9 @@ def read(source: Path | str) -> RoutingData:
     arms = [arm for arm in arms if arm + _COST in header]
     if not arms:
         raise ImportDataError(f"{source}: no model has both a column M{_CORRECT} and a column M{_COST}")
-    kinds = {name: COLUMNS[name] for name in _FACTS}
-    names = dict(_FACTS)
-    for number, arm in enumerate(arms):
-        for part, ending in _PARTS.items():
-            names[f"{part}{number}"] = arm + ending
-            kinds[f"{part}{number}"] = Column("number", optional=True, high=1.0) if part == "score" else COLUMNS[part]
-    table = read_table(source, kinds, names)
-    found = {arm: {part: f"{part}{number}" for part in _PARTS} for number, arm in enumerate(arms)}
+    table, found = read_wide(
+        source, _FACTS, {arm: {part: arm + ending for part, ending in _PARTS.items()} for arm in arms}
+    )
     responses, without = melt(table, found)
     queries = table.select([name for name in _FACTS if name in table.column_names])
     kind = pa.array([query.rpartition("_")[0] for query in table["query"].to_pylist()])

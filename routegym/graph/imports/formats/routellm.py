@@ -17,8 +17,8 @@ import pyarrow as pa
 from routegym.errors import ImportDataError
 from routegym.graph.imports.data import RoutingData
 from routegym.graph.imports.objects import files_below, hashes
-from routegym.graph.imports.reading import COLUMNS, Column, column_names, read_table
-from routegym.graph.imports.wide import melt, with_constant
+from routegym.graph.imports.reading import column_names
+from routegym.graph.imports.wide import melt, read_wide, with_constant
 
 __all__ = ["read"]
 
@@ -46,12 +46,9 @@ def read(source: Path | str) -> RoutingData:
                 f"{path}, line 1: models {', '.join(_arms(path))}; {paths[0].name} has {', '.join(arms)}"
             )
         kind = path.stem.removesuffix("_responses")
-        columns = {"prompt": COLUMNS["prompt"]} | {
-            f"score{number}": Column("number", optional=True, high=1.0) for number in range(len(arms))
-        }
-        table = read_table(path, columns, {f"score{number}": arm for number, arm in enumerate(arms)})
+        table, found = read_wide(path, {"prompt": "prompt"}, {arm: {"score": arm} for arm in arms})
         table = table.append_column("query", pa.array([f"{kind}/{row}" for row in range(len(table))]))
-        long, without = melt(table, {arm: {"score": f"score{number}"} for number, arm in enumerate(arms)})
+        long, without = melt(table, found)
         lost += without
         responses.append(long)
         queries.append(with_constant(table.select(["query", "prompt"]), "kind", kind))

@@ -28,7 +28,7 @@ def read(source: Path | str) -> RoutingData:
     """
     source = Path(source)
     paths = files_below(source, "*.jsonl", "cached results of RouterArena")
-    responses, queries, known = Gathered(RESPONSES), Gathered(QUERIES), set()
+    responses, queries = Gathered(RESPONSES), Gathered(QUERIES)
     failed = ungraded = 0
     for path in paths:
         for line in entries_of_lines(path):
@@ -40,8 +40,7 @@ def read(source: Path | str) -> RoutingData:
                 ungraded += 1
                 continue
             result = line.object("evaluation_result")
-            if query not in known:
-                known.add(query)
+            if query not in queries:
                 _ask(queries, query, line, result)
             usage = line.object("token_usage")
             responses.add(

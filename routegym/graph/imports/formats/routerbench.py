@@ -19,13 +19,12 @@ import pyarrow as pa
 from routegym.errors import ImportDataError
 from routegym.graph.imports.data import RoutingData
 from routegym.graph.imports.objects import hashes
-from routegym.graph.imports.reading import COLUMNS, Column, column_names, read_table
-from routegym.graph.imports.wide import first_of_each, melt
+from routegym.graph.imports.reading import column_names
+from routegym.graph.imports.wide import first_of_each, melt, read_wide
 
 __all__ = ["read"]
 
 _COST = "|total_cost"
-_SCORE = Column("number", optional=True, high=1.0)
 _FACTS = {"query": "sample_id", "prompt": "prompt", "kind": "eval_name"}
 
 
@@ -40,16 +39,11 @@ def read(source: Path | str) -> RoutingData:
     arms = [name.removesuffix(_COST) for name in header if name.endswith(_COST)]
     if not arms:
         raise ImportDataError(f"{source}: no column ends in {_COST!r}; expected one for every model")
-    names, columns = dict(_FACTS), {name: COLUMNS[name] for name in _FACTS}
-    for number, arm in enumerate(arms):
-        names |= {f"score{number}": arm, f"cost{number}": arm + _COST}
-        columns |= {f"score{number}": _SCORE, f"cost{number}": COLUMNS["cost_usd"]}
     missing = [arm for arm in arms if arm not in header]
     if missing:
         raise ImportDataError(f"{source}: no column {missing[0]!r} with the scores of this model beside its cost")
-    table = read_table(source, columns, names)
+    table, found = read_wide(source, _FACTS, {arm: {"score": arm, "cost_usd": arm + _COST} for arm in arms})
     once = first_of_each(table, "query")  # as the source's own evaluation does
-    found = {arm: {"score": f"score{number}", "cost_usd": f"cost{number}"} for number, arm in enumerate(arms)}
     responses, without = melt(once, found)
     queries = once.select([name for name in _FACTS if name in once.column_names])
     place = queries.column_names.index("prompt")

@@ -19,14 +19,13 @@ import pyarrow as pa
 from routegym.errors import ImportDataError
 from routegym.graph.imports.data import QUERIES, RESPONSES, RoutingData
 from routegym.graph.imports.objects import Gathered, hashes, object_of
-from routegym.graph.imports.reading import COLUMNS, Column, column_names, read_table
-from routegym.graph.imports.wide import melt
+from routegym.graph.imports.reading import COLUMNS, Column, column_names
+from routegym.graph.imports.wide import melt, read_wide
 
 __all__ = ["CONVERT", "read"]
 
 _SPLITS = ("train", "val", "test")
 _SCORE = "score/"
-_SHARE = Column("number", optional=True, high=1.0)
 
 #: Turns a pickle of RouterEval into Parquet files that `read` takes. Unpickling runs code: not where it could do harm.
 CONVERT = """\
@@ -106,11 +105,11 @@ def _table(source: Path) -> tuple[pa.Table, pa.Table, int]:
     arms = [name.removeprefix(_SCORE) for name in column_names(source) if name.startswith(_SCORE)]
     if not arms:
         raise ImportDataError(f"{source}: no column begins with {_SCORE!r}; expected a file that `CONVERT` has made")
-    columns = {"split": Column("name", most=40), "prompt": COLUMNS["prompt"]}
-    table = read_table(
+    table, found = read_wide(
         source,
-        columns | {f"score{number}": _SHARE for number in range(len(arms))},
-        {f"score{number}": _SCORE + arm for number, arm in enumerate(arms)},
+        {"split": "split", "prompt": "prompt"},
+        {arm: {"score": _SCORE + arm} for arm in arms},
+        {**COLUMNS, "split": Column("name", most=40)},
     )
     seen = dict.fromkeys(_SPLITS, 0)
     ids = []
@@ -122,5 +121,5 @@ def _table(source: Path) -> tuple[pa.Table, pa.Table, int]:
         ids.append(f"{split}/{seen[split]}")
         seen[split] += 1
     table = table.append_column("query", pa.array(ids))
-    responses, without = melt(table, {arm: {"score": f"score{number}"} for number, arm in enumerate(arms)})
+    responses, without = melt(table, found)
     return responses, table.select(["query", "prompt", "split"]), without

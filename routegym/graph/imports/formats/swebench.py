@@ -18,7 +18,7 @@ import yaml
 from routegym.errors import ImportDataError
 from routegym.graph.imports.data import QUERIES, RESPONSES, RoutingData
 from routegym.graph.imports.objects import Entry, Gathered, files_below, hashes, object_of
-from routegym.graph.imports.reading import COLUMNS, Column, read_table
+from routegym.graph.imports.reading import COLUMNS, Column, read_table, with_files
 
 __all__ = ["read"]
 
@@ -40,7 +40,7 @@ def read(source: Path | str, issues: Path | str | None = None) -> RoutingData:
     source, issues = Path(source), None if issues is None else Path(issues)
     paths = files_below(source, _DETAILS, "submissions with per-instance details")
     texts = {} if issues is None else _texts(issues)
-    responses, queries, known = Gathered(RESPONSES), Gathered(QUERIES), set()
+    responses, queries = Gathered(RESPONSES), Gathered(QUERIES)
     ungraded, stated = 0, {}
     for path in paths:
         arm, whole = path.absolute().parent.name, object_of(path)
@@ -48,8 +48,7 @@ def read(source: Path | str, issues: Path | str | None = None) -> RoutingData:
             details = whole.object(query)
             if issues is not None and query not in texts:
                 raise whole.error(query, f"one of the {len(texts):,} instances of {issues}")
-            if query not in known:
-                known.add(query)
+            if query not in queries:
                 repository = query.rpartition("-")[0].replace("__", "/")
                 queries.add(query=query, prompt=texts.get(query, query), kind=repository or None)
             resolved = details.flag("resolved")
@@ -73,7 +72,7 @@ def read(source: Path | str, issues: Path | str | None = None) -> RoutingData:
         stated=stated,
         dropped={"that were not graded": ungraded},
         notes=notes,
-        files=hashes(source, paths) | ({} if issues is None else hashes(issues, [issues])),
+        files=with_files(hashes(source, paths), [] if issues is None else [issues]),
     )
 
 

@@ -40,7 +40,7 @@ def read(source: Path | str) -> RoutingData:
     paths = _runs(source) if source.is_dir() else [source] if source.is_file() else []
     if not paths:
         raise ImportDataError(f"{source}: no {_RESULTS} in this folder or below it; expected runs of terminal-bench")
-    responses, queries, known = Gathered(RESPONSES), Gathered(QUERIES), set()
+    responses, queries = Gathered(RESPONSES), Gathered(QUERIES)
     trials: defaultdict[tuple[str, str], int] = defaultdict(int)
     stated: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
     ungraded: defaultdict[str, int] = defaultdict(int)
@@ -49,8 +49,7 @@ def read(source: Path | str) -> RoutingData:
         entries = list(run.objects("results"))
         for trial in entries:
             query = trial.cell("task_id", COLUMNS["query"])
-            if query not in known:
-                known.add(query)
+            if query not in queries:
                 queries.add(query=query, prompt=trial.cell("instruction", COLUMNS["prompt"]))
             resolved = trial.flag("is_resolved")
             if resolved is None:

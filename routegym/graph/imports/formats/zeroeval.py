@@ -46,7 +46,7 @@ def read(source: Path | str) -> RoutingData:
     source = Path(source)
     paths = files_below(source, "*.json", "results of ZeroEval")
     results = [path for path in paths if not path.name.endswith(_SUMMARY)]
-    responses, queries, known = Gathered(RESPONSES), Gathered(QUERIES), set()
+    responses, queries = Gathered(RESPONSES), Gathered(QUERIES)
     rows: dict[tuple[str, str], int] = {}
     for path in results:
         for entry in entries_of_list(path):
@@ -54,8 +54,7 @@ def read(source: Path | str) -> RoutingData:
             if dataset not in _GRADERS:
                 raise entry.error("dataset", f"one that can be graded: {', '.join(_GRADERS)}; leave the file out")
             query = f"{dataset}/{entry.cell('id', COLUMNS['query'])}"
-            if query not in known:
-                known.add(query)
+            if query not in queries:
                 queries.add(query=query, prompt=_prompt(entry), kind=dataset, reference=_reference(entry))
             output = entry.list("output")
             if not output or not isinstance(output[0], str):
