@@ -47,7 +47,7 @@ _MINT_ARMS = (
     "gpt-4-0613",
 )
 _SQL_ARMS = ("chat-bison-001", "text-bison-001", "gpt-3.5", "gpt-4")
-_LAMBDAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 1.0, 2.0, 4.0, 8.0)
+_LAMBDAS = (0.0, 0.002, 0.007, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 1.0, 2.0, 4.0, 8.0)
 _TOKENS = {"prompt_tokens": "in_tokens", "completion_tokens": "out_tokens"}
 _COLUMNS = {"query": "query_id", "prompt": "question", "kind": "task"} | _TOKENS
 _CASCADES = {
