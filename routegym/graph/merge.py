@@ -63,7 +63,8 @@ def merge_recordings(
 
     Raises:
         RecordingError: they are recordings of other pools, prices, workflows or tasks of the same ids, or they
-            contradict each other; the message names the first places.
+            contradict each other; the message names the first places. Or situations of one of them cannot be told
+            apart, as after several trials of an arm.
         TaskError: a prompt is in the training split of one and in the test split of another; or the embedding is to be
             made again, and there are no training tasks.
         MissingExtraError: the embedding is to be made again, and a package for it is not installed.
@@ -133,6 +134,9 @@ def shared_nodes(recordings: Sequence[Recording], task_number: Sequence[_Ints]) 
     Returns:
         For each recording the common number of each of its nodes, int64 (n_nodes,); and for each common number the
         first recording that has the situation and its node there, int64 (n,) each. Numbers go by task and step.
+
+    Raises:
+        RecordingError: situations of one recording cannot be told apart.
     """
     texts = pa.chunked_array([r.texts.arrow() for r in recordings]).dictionary_encode().unify_dictionaries()
     text = np.concatenate([chunk.indices.to_numpy() for chunk in texts.chunks]).astype(np.int64)
@@ -142,6 +146,12 @@ def shared_nodes(recordings: Sequence[Recording], task_number: Sequence[_Ints]) 
     key = layer * (int(text.max(initial=0)) + 1) + text
     _, row, shared = np.unique(key, return_index=True, return_inverse=True)
     ends = np.cumsum([r.graph.n_nodes for r in recordings])
+    for recording, own in zip(recordings, np.split(shared, ends[:-1]), strict=True):
+        if alike := len(own) - len(np.unique(own)):
+            raise RecordingError(
+                f"{recording.name}: {alike} situations have the task, step and text of another one, as those after "
+                "several trials of an arm; import the tables of all of them together instead"
+            )
     of = np.asarray(np.searchsorted(ends, row, side="right"), dtype=np.int64)
     node = np.asarray(row - np.concatenate([[0], ends[:-1]])[of], dtype=np.int64)
     return np.split(shared, ends[:-1]), of, node

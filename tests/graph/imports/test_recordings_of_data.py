@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 import routegym  # noqa: F401  (registers the environments)
 from routegym.core import RoutingVectorEnv
 from routegym.errors import ActionError, ImportDataError, PoolError, RecordingError
+from routegym.evaluation.diff import compare_recordings
 from routegym.evaluation.import_report import import_report, row_table
 from routegym.graph import OPEN, Expander, Recording, always_arm_actions, evaluate_choices, keep_arms
 from routegym.graph.imports import RoutingData, build, to_recording
 from routegym.graph.imports.build import count_choices
+from routegym.graph.merge import merge_recordings
 
 ARMS = ("small", "middle", "large")
 
@@ -610,3 +612,14 @@ def test_nodes_are_shared_where_the_situation_is_the_same():
     open_nodes = recording.graph.node_status == OPEN
     # the start; after one call; after two, by which was the last
     assert Counter(recording.graph.node_task[open_nodes].tolist()) == dict.fromkeys(range(5), 1 + 3 + 6)
+
+
+def test_recordings_with_several_trials_are_neither_merged_nor_compared():
+    rows = [("q", arm, score, 1.0, trial) for arm in "ab" for trial, score in enumerate((0.0, 1.0, 0.0))]
+    recording = to_recording(table_of(rows, verdict=True), "cascade", text="none").recording
+    with pytest.raises(RecordingError, match="situations have the task, step and text of another one"):
+        merge_recordings([recording, recording], "both")
+    with pytest.raises(RecordingError, match="several trials"):
+        compare_recordings(recording, recording)
+    told_apart = to_recording(one_query(), "attempts", text="none").recording
+    assert merge_recordings([told_apart, told_apart], "both").graph.n_nodes == told_apart.graph.n_nodes
