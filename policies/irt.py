@@ -12,7 +12,7 @@ a short list and not by an index, because an episode allows few attempts and arm
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -41,7 +41,7 @@ __all__ = ["IRT", "IRTPolicy"]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-_BATCH = 1024  # episodes planned at a time
+_BATCH = 256  # episodes planned at a time
 _PRICES = (0.02, 0.1, 0.35, 1.0, 3.0)  # that a fit is judged by
 _TIE = 1e-6  # the least price: among equal plans the cheaper one is taken
 _SLACK = 1e-6  # of what is left of a budget: observations are float32
@@ -108,7 +108,12 @@ class IRTPolicy:
         self._controls, self._told = bool(recording.controls), recording.tells_success
         self._columns = _Columns(**{name: np.asarray(columns[name], dtype=np.int64) for name in _Columns._fields})
         self._model = _Model(**{name: np.asarray(model[name], dtype=np.float64) for name in _Model._fields})
-        self._plans = {left: _plans(self._shortlist, left) for left in range(1, most + 1)}
+        self._plans = {
+            (left, goes_on): (plans, _tree(plans))
+            for left in range(most + 1)
+            for goes_on in (False, True)
+            if len(plans := _plans(self._shortlist, left, goes_on))
+        }
 
     def predict(
         self,
@@ -170,13 +175,14 @@ class IRTPolicy:
         for many in np.unique(left):
             for goes_on in (False, True):
                 rows = np.flatnonzero((left == many) & (on == goes_on))
-                plans = self._allowed(int(many), goes_on)
-                if not len(rows) or not len(plans):
+                if not len(rows) or not (many or goes_on):
                     continue
+                plans, tree = self._plans[int(many), goes_on]
                 arms = short[rows][:, plans]  # (m, p, length), where the plan ends -1
                 arms = np.where(plans < 0, -1, arms)
                 value = self._value(
                     arms,
+                    tree,
                     chance[rows],
                     cost[rows],
                     posterior[rows],
@@ -194,19 +200,10 @@ class IRTPolicy:
         first = np.where((first < 0) | ~legal[everyone, np.maximum(first, 0)], rank.argmin(axis=1), first)
         return np.where(stop | ~legal.any(axis=1), masks.shape[1] - 1 if self._controls else first, first)
 
-    def _allowed(self, left: int, goes_on: bool) -> Ints:
-        """Plans over places in the short list, -1 where they end; the attempt under way is in the first place."""
-        if not goes_on:
-            return self._plans[left] if left else np.zeros((0, 1), dtype=np.int64)
-        fresh = self._plans[left] if left else np.zeros((0, 1), dtype=np.int64)
-        fresh = fresh[(fresh != 0).all(axis=1)]  # once abandoned, it is not come back to
-        here = np.zeros((len(fresh) + 1, 1), dtype=np.int64)
-        after = np.vstack([np.full((1, fresh.shape[1]), -1), fresh])
-        return np.vstack([np.hstack([here, after]), np.hstack([fresh, np.full((len(fresh), 1), -1)])])
-
     def _value(
         self,
         arms: Ints,
+        tree: Sequence[tuple[Ints, Ints]],
         chance: Floats,
         cost: Floats,
         posterior: Floats,
@@ -215,26 +212,28 @@ class IRTPolicy:
         reserve: npt.NDArray[np.float32],
         legal: npt.NDArray[np.bool_],
     ) -> Floats:
-        """Expected score minus priced cost of plans (m, p, length), float64 (m, p)."""
+        """Expected score minus priced cost of plans (m, p, length) that grow out of each other, float64 (m, p)."""
         row = np.arange(len(arms))[:, None]
-        alive = np.repeat(posterior[:, None], arms.shape[1], axis=1)  # (m, p, q)
-        value, spent = np.zeros(arms.shape[:2]), np.zeros(arms.shape[:2])
-        going = np.ones(arms.shape[:2], dtype=bool)
+        value = np.zeros(arms.shape[:2])
         payable = remaining[:, None] * (1.0 + _SLACK)
         whole = legal & (cost <= payable) if len(self._columns.running) else legal
         whole = whole | ~whole.any(axis=1, keepdims=True)  # what is payable only in part is begun if nothing else is
-        for place in range(arms.shape[2]):
-            arm = np.maximum(arms[:, :, place], 0)
-            going &= (arms[:, :, place] >= 0) & legal[row, arm]
+        before = np.zeros((len(arms), 1))
+        so_far, spent, going, alive = before, before, before == 0, posterior[:, None]  # of plans that are one shorter
+        for place, (plans, shorter) in enumerate(tree):
+            arm = arms[:, plans, place]
+            going = going[:, shorter] & legal[row, arm]
             if place:
                 # a reserve is that of the next turn, and shown at most as the cost scale
-                going &= spent + np.maximum(reserve, cost)[row, arm] <= payable
+                going &= spent[:, shorter] + np.maximum(reserve, cost)[row, arm] <= payable
             else:  # the mask says what may be begun, and reserves in float32 might contradict it
                 going &= whole[row, arm]
+            alive = alive[:, shorter]  # (m, p, q)
             hit = alive * (chance[row, arm] * going[:, :, None])
-            value += hit.sum(axis=2) - price[:, None] * cost[row, arm] * alive.sum(axis=2) * going
-            spent += cost[row, arm]
+            so_far = so_far[:, shorter] + hit.sum(axis=2) - price[:, None] * cost[row, arm] * alive.sum(axis=2) * going
+            spent = spent[:, shorter] + cost[row, arm]
             alive = alive - hit
+            value[:, plans] = so_far
         return value
 
     def _chances(
@@ -516,14 +515,33 @@ def _logistic(seen: Floats, right: Floats, offset: Floats, penalty: float = 1.0,
     return weights
 
 
-def _plans(shortlist: int, most: int) -> Ints:
-    """Ordered choices of up to `most` places of a short list, -1 where they end; int64 (plans, most)."""
-    rows = [
-        (*chosen, *(-1,) * (most - length))
-        for length in range(1, most + 1)
-        for chosen in permutations(range(shortlist), length)
+def _plans(shortlist: int, most: int, goes_on: bool) -> Ints:
+    """Ordered choices of up to `most` places of a short list, -1 where they end; int64 (plans, length).
+
+    Args:
+        goes_on: an attempt is under way, in the first place: it may come before them, or is abandoned for good.
+    """
+    chosen = [plan for length in range(1, most + 1) for plan in permutations(range(goes_on, shortlist), length)]
+    if goes_on:
+        chosen = [(0,), *((0, *plan) for plan in chosen), *chosen]
+    length = max(map(len, chosen), default=0)
+    rows = [(*plan, *(-1,) * (length - len(plan))) for plan in chosen]
+    return np.array(rows, dtype=np.int64).reshape(len(rows), length)
+
+
+def _tree(plans: Ints) -> list[tuple[Ints, Ints]]:
+    """For each length the plans of that length, and where what they go on from stands among those one shorter."""
+    ends = (plans >= 0).sum(axis=1)
+    levels = [np.flatnonzero(ends == length + 1) for length in range(plans.shape[1])]
+    place = {(): 0} | {
+        tuple(plans[row, : length + 1].tolist()): number
+        for length, rows in enumerate(levels)
+        for number, row in enumerate(rows.tolist())
+    }
+    return [
+        (rows, np.array([place[tuple(plans[row, :length].tolist())] for row in rows], dtype=np.int64))
+        for length, rows in enumerate(levels)
     ]
-    return np.array(rows, dtype=np.int64).reshape(len(rows), most)
 
 
 def _ranks(values: Floats) -> Floats:

@@ -422,8 +422,8 @@ def _load_regressor(content: bytes) -> Any:
     return found
 
 
-def sigmoid(logits: _Floats) -> _Floats:
-    """The logistic function; never exactly 0 or 1 by underflow."""
+def sigmoid(logits: _Floats) -> npt.NDArray[Any]:
+    """The logistic function, of the dtype of `logits`."""
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits, -50.0, 50.0))))
 
 
