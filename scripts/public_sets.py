@@ -1,4 +1,4 @@
-"""Import public sets of recorded routing data, play every router on them, and write docs/public_sets.md.
+"""Import public sets of recorded routing data, play routers on them, and write docs/public_sets.md.
 
 The sets are those of a folder that the project does not contain (docs/public_sets.md says what is in it). What is done
 is kept: killed and started again, it goes on.
@@ -171,6 +171,12 @@ class PublicSets:
         columns = dict(play.columns)
         if play.kind == "attempts":
             columns |= {f"turns.{name}": name for name in ("query", "prompt_tokens", "completion_tokens")}
+        priced = (
+            play.kind == "attempts" and (folder / "models.csv").is_file()
+        )  # the turns share a bill by what they cost
+        if priced:
+            arguments += ["--prices", str(folder / "models.csv")]
+            columns["prices.arm"] = "model"
         arguments += ["--columns", *(f"{name}={column}" for name, column in columns.items())]
         arguments += ["--kind", play.kind, "--text", play.text]
         if play.verdict:
@@ -202,7 +208,11 @@ def _against_cascades(bench: Path, recording_folder: Path, cascades: Sequence[Se
         columns.append({name: difference_at_cost(one.sweep, fixed) for name, one in comparison.entries.items()})
     order = sorted(comparison.entries, key=lambda name: -columns[0][name].estimate)
     rows = [(name, *(_signed(column[name]) for column in columns)) for name in order]
-    title = "Score minus that of a fixed cascade, at its own mean cost (95 % paired bootstrap; * excludes 0):"
+    title = (
+        "Score minus that of a fixed cascade, at its own mean cost (95 % paired bootstrap; * excludes 0). The cascades "
+        "were picked in hindsight, on all these tasks; what such a choice is worth on tasks that it has not seen, the "
+        "row fixed_cascade says:"
+    )
     return title + "\n\n" + Table("", tuple(header), rows).markdown().rstrip()
 
 
