@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import multiprocessing
 import os
@@ -111,6 +112,7 @@ class Job:
         decides = {
             "version": routegym.__version__,
             "algorithm": self.name,
+            "source": Path(inspect.getfile(algorithm_class(self.name))).read_text(encoding="utf-8"),
             "hyperparameters": self.hyperparameters,
             "seed": self.seed,
             "recording": self.settings.content_hash,

@@ -9,6 +9,15 @@ import pytest
 from routegym.evaluation.bench import BenchSettings, Job, bench_parts, bound_file
 from routegym.evaluation.outcomes import Grid
 
+MINE = """
+from routegym.policies.baselines import AlwaysArm
+
+
+class Mine(AlwaysArm):
+    def __init__(self, recording):
+        super().__init__(recording, {arm})
+"""
+
 
 def kept(recording, cache: Path) -> set[Path]:
     """Where fits, the attainable bound and folds are kept."""
@@ -32,3 +41,15 @@ def test_prices_and_scales_are_in_the_names(what: str, tmp_path: Path) -> None:
         "prices": replace(table, prices=dearer),
     }
     assert not first & kept(replace(recording, **{what: other[what]}), tmp_path)
+
+
+def test_an_algorithm_that_was_changed_is_fitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recording = helpers.build("attempts", 30)
+    settings = BenchSettings.of("routegym/Attempts-v0", "made", recording, Grid.of(recording, [1.0], [0.0]))
+    source = tmp_path / "changed_algorithm.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    source.write_text(MINE.format(arm=0))
+    first, again = (Job("changed_algorithm:Mine", 0, settings, tmp_path).folder for _ in range(2))
+    assert first == again
+    source.write_text(MINE.format(arm=1))
+    assert Job("changed_algorithm:Mine", 0, settings, tmp_path).folder != first
