@@ -58,6 +58,8 @@ class _Columns(NamedTuple):
     """What changes while an attempt goes on."""
     tried: Ints
     running: Ints
+    begun: Ints
+    """The signal that counts attempts."""
 
 
 class _Model(NamedTuple):
@@ -79,6 +81,8 @@ class _Model(NamedTuple):
     """Values of the hidden difficulty, (q,)."""
     weights: Floats
     """How likely each of them is, (q,)."""
+    unit: Floats
+    """What an attempt adds to the signal that counts them, (1,); empty where none is shown."""
 
 
 class IRTPolicy:
@@ -264,9 +268,14 @@ class IRTPolicy:
         return np.where(running[:, :, None], going, fresh), np.where(running, later, cost), posterior
 
     def _begun(self, flat: npt.NDArray[np.float32]) -> Ints:
-        """Attempts begun, int64 (n,); without a verdict, or where arms are not told apart, whether there is one."""
+        """Attempts begun, int64 (n,); without a verdict, or where arms are not told apart, whether there is one.
+
+        Where no signal counts them, arms are counted: an arm that was begun twice counts once.
+        """
         if not self._told or not len(self._columns.tried):
             return (flat[:, self.layout.columns["step"].start] > 0).astype(np.int64)
+        if len(self._columns.begun):
+            return np.asarray(np.rint(flat[:, self._columns.begun[0]] / self._model.unit[0]), dtype=np.int64)
         begun = flat[:, self._columns.tried] > 0.5
         if len(self._columns.running):
             begun = begun | (flat[:, self._columns.running] > 0.5)
@@ -283,7 +292,8 @@ class IRTPolicy:
     @classmethod
     def from_state(cls, recording: Recording, settings: Mapping[str, Any], arrays: Arrays) -> Self:
         """See `routegym.policies.storage.StoredPolicy`."""
-        return cls(recording, arrays, int(settings["most"]), int(settings["shortlist"]), arrays)
+        known: Arrays = {"begun": np.zeros(0), "unit": np.zeros(0)} | arrays  # older files count arms
+        return cls(recording, known, int(settings["most"]), int(settings["shortlist"]), known)
 
 
 @dataclass(frozen=True)
@@ -347,7 +357,7 @@ class IRT:
         cost = _log_costs(seen - center, outcomes.cost[start], 2 * penalty)
         known = _with_one(seen - center)
         going, left = _attempts_under_way(graph, outcomes, tasks, known @ ability, known @ cost, discrimination)
-        model = _Model(center, ability, discrimination, going, cost, left, points, weights)
+        model = _Model(center, ability, discrimination, going, cost, left, points, weights, _unit(graph, columns))
         return IRTPolicy(recording, model._asdict(), outcomes.most, self.shortlist, columns._asdict())
 
 
@@ -392,7 +402,7 @@ def _columns(recording: Recording) -> _Columns:
     arms = [arm.name for arm in recording.arms]
     groups = arm_signals(names, arms)
     per_arm = {column for columns in groups.values() for column in columns}
-    begun = {names.index(name) for name in _BEGUN if name in names}
+    begun = [names.index(name) for name in _BEGUN if name in names]
     nodes = np.flatnonzero(graph.node_status == OPEN)
     signals = graph.node_signals[nodes]
     same = np.all(signals == graph.node_signals[graph.task_start[graph.node_task[nodes]]], axis=0)
@@ -405,7 +415,14 @@ def _columns(recording: Recording) -> _Columns:
         np.array(attempt, dtype=np.int64),
         np.array(groups.get("tried", ()), dtype=np.int64),
         np.array(groups.get("running", ()), dtype=np.int64),
+        np.array([column for column in begun if signals[:, column].any()][:1], dtype=np.int64),
     )
+
+
+def _unit(graph: TransitionGraph, columns: _Columns) -> Floats:
+    """What the first attempt adds to the signal that counts attempts, (1,) or, where none is shown, (0,)."""
+    count = graph.node_signals[graph.node_status == OPEN][:, columns.begun].astype(np.float64)
+    return np.asarray(np.where(count > 0, count, np.inf).min(axis=0))
 
 
 def _check_kind(recording: Recording) -> None:
