@@ -316,11 +316,34 @@ def test_every_attempt_of_an_arm_counts(tmp_path) -> None:
     assert (choices(policy, recording, 0.2, 0, 0) == 1).all()  # the last attempt is worth .9 - .2
 
 
-def test_older_files_count_arms() -> None:
-    recording = recording_of(independent(), (0.1, 1.0))
+def test_an_arm_that_fails_again_is_not_begun_again() -> None:
+    rng = np.random.default_rng(7)
+    fresh = rng.random((N, 2, 2)) < np.array([0.5, 0.9])[:, None]
+    same = trials(fresh[:, :, :1].repeat(2, axis=2), (0.1, 1.0), most=2)
+    stuck, lucky = (FAST.fit(Problem(recording)) for recording in (same, trials(fresh, (0.1, 1.0), most=2)))
+    price = 0.95 * same.cost_scale_usd  # arm1 is not worth it
+    assert (choices(lucky, same, price, 0) == 0).all()
+    assert (choices(stuck, same, price, 0) == 2).all()
+    settings, arrays = stuck.to_state()
+    assert (choices(IRTPolicy.from_state(same, settings, arrays), same, price, 0) == 2).all()
+    env = RoutingVectorEnv(1, same, split="test", autoreset_mode="Disabled")
+    env.reset(seed=0, options={"task_id": same.split("test")[~fresh[same.split("test"), 0, 0]][:1]})
+    observation, *_ = env.step(np.array([0]))
+    masks = np.array([[True, False, False]])
+    assert stuck.predict(observation, action_masks=masks)[0] == 0  # nothing else may be done
+    abandoned, begun = np.array([[True, False]]), np.array([False])
+    dear = {"action_masks": np.array([[True, False, True]])}
+    assert stuck.predict(observation, abandoned, begun, **dear)[0] == 0  # that says nothing
+    assert stuck.predict(observation, ~abandoned, begun, **dear)[0] == 2
+
+
+def test_older_files_count_arms_and_begin_them_again() -> None:
+    solved = independent()[:, :, None].repeat(2, axis=2)
+    recording = trials(solved, (0.1, 1.0), most=2)
     settings, arrays = FAST.fit(Problem(recording)).to_state()
-    older = {name: array for name, array in arrays.items() if name not in {"begun", "unit"}}
-    assert (choices(IRTPolicy.from_state(recording, settings, older), recording, 0.2, 0) == 1).all()
+    assert settings.pop("retries") is False
+    older = IRTPolicy.from_state(recording, settings, {k: v for k, v in arrays.items() if k not in {"begun", "unit"}})
+    assert (choices(older, recording, 0.95 * recording.cost_scale_usd, 0) == 0).all()
 
 
 @pytest.mark.parametrize("penalties", [(), (0.0,), (1.0, -1.0)])
