@@ -94,7 +94,7 @@ _MADE_OF: dict[str, dict[str, Any]] = {
     "intercode_sql": {"columns": _INTERCODE, "verdict": True, "folds": 5},
     "intercode_bash": {"columns": _INTERCODE, "verdict": True, "folds": 5},
     "zeroeval": {"columns": _COLUMNS | {"kind": "dataset"}},
-    "llmrouter_dc": {},
+    "llmrouter_dc": {"columns": {name: column for name, column in _COLUMNS.items() if name != "completion_tokens"}},
     "bbh_direct_cot": {},
     "routellm_gsm8k_mmlu": {"columns": _COLUMNS | {"kind": "dataset"}},
 }
@@ -156,7 +156,8 @@ class PublicSets:
             _run(self._import(play, recording))
         arguments = ["bench", "--env", f"routegym/{_ENVS[play.kind]}-v0", "--recording", str(recording)]
         arguments += ["--seeds", str(self.seeds), "--steps", str(self.steps), "--no-attainable"]
-        arguments += ["--lambdas", *map(str, _LAMBDAS), "--out", str(self.out / play.name)]
+        arguments += ["--lambdas", *map(str, _LAMBDAS), "--train-lambda", str(_LAMBDAS[1]), str(_LAMBDAS[-1])]
+        arguments += ["--out", str(self.out / play.name)]
         if play.folds:
             arguments += ["--folds", str(play.folds)]
         if self.policies:

@@ -52,6 +52,9 @@ class Bench:
     """Hard caps in USD; 10 over the recording's range by default. No cap is always played as well."""
     lambdas: tuple[float, ...] = ()
     """Prices of cost that a policy is asked to respect at each budget; 7 from 0 to 0.5 by default."""
+    train_lambda: tuple[float, float] = (0.0, 0.2)
+    """Prices that learners are trained for, drawn for every episode, log-uniformly if the lower one is above 0: where
+    prices far above are played, name a range that holds them."""
     split: str = "test"
     """Tasks to evaluate on: train, val or test."""
     folds: int = 0
@@ -96,7 +99,8 @@ class Bench:
         with console.status("reading"):
             parts = bench_parts(source, recording, self.folds, out / "cache")
         settings = [
-            BenchSettings.of(self.env, name, part, grid, self.split, self.steps) for name, part in parts.items()
+            BenchSettings.of(self.env, name, part, grid, self.split, self.steps, self.train_lambda)
+            for name, part in parts.items()
         ]
         jobs = [
             Job(name, self.seed + number, own, out / "cache")
@@ -190,6 +194,7 @@ def _made(jobs: Sequence[Job], source: str, folds: int) -> dict[str, Any]:
         "recording": source,
         "folds": folds,
         "steps": jobs[0].settings.steps,
+        "train_lambda": jobs[0].settings.train_lambda,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, one thread per fit",
         "versions": versions(),
     }

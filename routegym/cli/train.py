@@ -54,7 +54,7 @@ class Train:
     budget_usd: tuple[float, float] | None = None
     """Range of the budgets drawn in training, USD; the recording's own range by default."""
     lambda_: Annotated[tuple[float, float], tyro.conf.arg(name="lambda")] = (0.0, 0.2)
-    """Range of the prices of cost drawn in training, on top of the hard budget."""
+    """Range of the prices of cost drawn in training, on top of the hard budget: log-uniformly unless it begins at 0."""
     threads: int = 1
     """Threads of torch; more are slower for networks this small."""
     evaluate: bool = True

@@ -53,7 +53,8 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
             the situation where that is another one.
         budget_usd: hard cap of every episode in USD: a number, None for no cap, ``(low, high)`` to draw one
             log-uniformly per episode, or ``"sampled"`` for the recording's own range.
-        lambda_: price of cost in the reward: a number, or ``(low, high)`` to draw one uniformly per episode.
+        lambda_: price of cost in the reward: a number, or ``(low, high)`` to draw one per episode, uniformly if low
+            is 0 and log-uniformly otherwise.
         reward: a name of `routegym.core.REWARDS` or a function of that form.
         split: which tasks are drawn: ``"train"``, ``"val"``, ``"test"`` or ``"all"``.
         autoreset_mode: gymnasium's; with DISABLED use ``reset(options={"reset_mask": ...})``.
@@ -321,12 +322,12 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
     def _draw(
         self, bounds: tuple[float, float], purpose: np.uint64, slots: npt.NDArray[Any]
     ) -> npt.NDArray[np.float64]:
-        """Numbers between the bounds: budgets log-uniform, lambdas uniform."""
+        """Numbers between the bounds: log-uniform, from 0 upwards uniform."""
         low, high = bounds
         if low == high:
             return np.full(len(slots), low)
         u = kernels.load(self._kernel).uniform(self._slots, purpose, slots)
-        return low * (high / low) ** u if purpose == streams.BUDGET else low + (high - low) * u
+        return low * (high / low) ** u if low > 0 else high * u
 
     def _finish(self, slots: npt.NDArray[Any], done: npt.NDArray[Any], info: dict[str, Any]) -> None:
         """Hand out the last observation and info of finished episodes, then start the next ones."""

@@ -70,14 +70,23 @@ class BenchSettings:
     split: str = "test"
     steps: int | None = None
     """Environment steps of those that count them; the tuned number by default."""
+    train_lambda: float | tuple[float, float] = Problem.lambda_
+    """Prices of cost that are learned for."""
 
     @classmethod
     def of(
-        cls, env: str, source: str, recording: Recording, grid: Grid, split: str = "test", steps: int | None = None
+        cls,
+        env: str,
+        source: str,
+        recording: Recording,
+        grid: Grid,
+        split: str = "test",
+        steps: int | None = None,
+        train_lambda: float | tuple[float, float] = Problem.lambda_,
     ) -> BenchSettings:
         """The settings of a bench on an opened recording."""
         caps, prices = tuple(grid.caps.tolist()), tuple(grid.lambdas.tolist())
-        return cls(env, source, recording.content_hash, _scales(recording), caps, prices, split, steps)
+        return cls(env, source, recording.content_hash, _scales(recording), caps, prices, split, steps, train_lambda)
 
     @property
     def grid_digest(self) -> str:
@@ -108,7 +117,7 @@ class Job:
     @cached_property
     def folder(self) -> Path:
         """Where the fit is kept: named by what decides it, so that a change of any of it is another folder."""
-        problem = Problem.__dataclass_fields__
+        problem = {name: Problem.__dataclass_fields__[name].default for name in ("budget_usd", "split")}
         decides = {
             "version": routegym.__version__,
             "algorithm": self.name,
@@ -117,7 +126,7 @@ class Job:
             "seed": self.seed,
             "recording": self.settings.content_hash,
             "scales": self.settings.scales,
-            "problem": {name: problem[name].default for name in ("budget_usd", "lambda_", "split")},
+            "problem": problem | {"lambda_": self.settings.train_lambda},
         }
         return self.cache / f"{self.name.replace(':', '.')}-{self.seed}-{_digest(decides)}"
 
@@ -279,8 +288,10 @@ def open_bench(
         folds = made.get("folds", 0)
         parts = bench_parts(made.get("recording", metrics["recording"]), recording, folds, folder / "cache")
         split = "test" if folds else metrics["split"]
+        low, high = made.get("train_lambda", Problem.lambda_)
         settings = [
-            BenchSettings.of(metrics["env"], name, part, grid, split, made.get("steps")) for name, part in parts.items()
+            BenchSettings.of(metrics["env"], name, part, grid, split, made.get("steps"), (low, high))
+            for name, part in parts.items()
         ]
         jobs = {
             own: [Job(own, seed, one, folder / "cache") for seed in made["seeds"][: found["seeds"]] for one in settings]
@@ -375,7 +386,7 @@ def _fit(job: Job, recording: Recording) -> Policy:
     began = time.process_time()
     if hasattr(cls, "fit"):
         algorithm = cls(**job.hyperparameters)
-        policy: Any = algorithm.fit(Problem(recording), job.seed, training)
+        policy: Any = algorithm.fit(Problem(recording, lambda_=job.settings.train_lambda), job.seed, training)
         save_policies(job.folder, recording, {job.seed: policy})
     else:
         policy = cls(recording)

@@ -116,8 +116,10 @@ def test_budgets_and_lambdas_are_drawn_as_announced() -> None:
     _, info = env.reset(seed=0)
     place = np.log(info["budget_usd"] / 20e-6) / np.log(100)
     assert stats.kstest(place, "uniform").pvalue > 1e-4
-    assert stats.kstest(info["lambda"], "uniform", args=(1.0, 2.0)).pvalue > 1e-4
+    assert stats.kstest(np.log(info["lambda"]) / np.log(3), "uniform").pvalue > 1e-4
     assert abs(np.corrcoef(place, info["lambda"])[0, 1]) < 0.03
+    _, info = RoutingVectorEnv(20_000, recording, lambda_=(0.0, 3.0)).reset(seed=0)
+    assert stats.kstest(info["lambda"], "uniform", args=(0.0, 3.0)).pvalue > 1e-4
     low, high = recording.budget_range_usd
     _, info = RoutingVectorEnv(1000, recording, budget_usd="sampled").reset(seed=0)
     assert low <= info["budget_usd"].min() < info["budget_usd"].max() <= high
