@@ -14,6 +14,10 @@ within reach there, in three levels, which the recording knows. The router does 
 action values by their shares of the cell's visits. That is the QMDP rule (Littman, Cassandra and Kaelbling, 1995): it
 plans as if the level became known after the next call, and values information too low.
 The shares depend on how one got there, so the process is fitted again with situations that its own plan leads to.
+A cell has few tasks, however often they are visited: what failed or succeeded at all of them is neither impossible nor
+certain at another. So an action's value in a cell counts as the mean over its tasks and one task more, which has the
+mean value of the action over all situations after as many calls: much beside a single task, little beside several that
+agree.
 """
 
 from __future__ import annotations
@@ -41,8 +45,8 @@ _Floats = npt.NDArray[np.floating[Any]]
 _Ints = npt.NDArray[np.int64]
 
 #: Prices of cost that are planned for; between two of them values are interpolated. The first stands for 0: it makes
-#: the cheaper of two equally good arms the better one.
-_PRICES = np.array([1e-4, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 1.0, 2.0, 5.0, 100.0])
+#: the cheaper of two equally good arms the better one; a call that costs the cost scale is worth a chance of 1e-5.
+_PRICES = np.array([1e-5, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 1.0, 2.0, 5.0, 100.0])
 
 
 #: Best scores still within reach that are told apart: 0, 1/2 and 1.
@@ -135,6 +139,10 @@ class _Process:
     """Mean final score where the episode ends, (m,)."""
     reserve_usd: npt.NDArray[np.float64]
     """Mean worst case, (n_cells, n_actions); inf where an action is never legal."""
+    visits: npt.NDArray[np.float64]
+    """Visits where the action could be taken, (n_cells, n_actions)."""
+    doubt: npt.NDArray[np.float64]
+    """Weight of the action's mean value over all cells of the step in its value, (n_cells, n_actions)."""
     step: _Ints
     """Calls made in each cell, (n_cells,)."""
 
@@ -189,6 +197,10 @@ def solve(process: _Process, budgets: Budgets, scale_usd: float) -> npt.NDArray[
         action_values[place] = np.add.reduceat(after, first, axis=0)
         cells = np.flatnonzero(process.step == step)
         here = action_values.reshape(n_cells, n_actions, points, -1)[cells]
+        met, doubt = process.visits[cells], process.doubt[cells][..., None, None]
+        average = np.einsum("ca,ca...->a...", met / np.maximum(met.sum(axis=0), 1e-12), here)
+        here = (1 - doubt) * here + doubt * average
+        action_values.reshape(n_cells, n_actions, points, -1)[cells] = here
         legal = process.reserve_usd[cells][..., None] <= budgets.usd * (1 + 1e-9)  # (cells, n_actions, points)
         best = np.where(legal[..., None], here, -np.inf).max(axis=1)
         values[cells] = np.where(np.isfinite(best), best, 0.0)  # no money for any action: the end, score 0
@@ -390,8 +402,11 @@ def _count(
     seen = np.bincount(which, weight)
     place, landing = key // (n_states + 1), key % (n_states + 1) - 1
     reserve = np.bincount(taken, often[row] * graph.node_reserve[nodes[row], action], n_states * n_actions)
-    total = np.bincount(taken, often[row], n_states * n_actions)
+    total = np.bincount(taken, often[row], n_states * n_actions).astype(np.float64)
     known = np.where(total > 0, total, 1.0)
+    in_cell = (state[row] // _LEVELS * n_actions + action) * graph.n_tasks + graph.node_task[nodes[row]]
+    tasks = np.bincount(np.unique(in_cell) // graph.n_tasks, minlength=n_states // _LEVELS * n_actions)
+    tasks = tasks.reshape(-1, n_actions).repeat(_LEVELS, axis=0)  # different ones, of a cell
     process = _Process(
         place=place,
         landing=landing,
@@ -399,6 +414,8 @@ def _count(
         cost_usd=np.bincount(which, weight * record["cost_usd"]) / seen,
         score=np.bincount(which, weight * score) / seen,
         reserve_usd=np.where(total > 0, reserve / known, np.inf).reshape(n_states, n_actions),
+        visits=total.reshape(n_states, n_actions),
+        doubt=np.where(total.reshape(n_states, n_actions) > 0, 1 / (tasks + 1), 0.0),
         step=layer,
     )
     return process, visits / np.maximum(visits.sum(axis=1, keepdims=True), 1e-12)

@@ -42,6 +42,8 @@ def test_plan_of_a_process_by_hand() -> None:
         cost_usd=np.array([1.0, 1.0, 3.0, 1.0, 3.0]),
         score=np.array([1.0, 0.0, 0.8, 0.0, 1.0]),
         reserve_usd=np.array([[1.0, 3.0], [1.0, 3.0]]),
+        visits=np.ones((2, 2)),
+        doubt=np.zeros((2, 2)),
         step=np.array([0, 1]),
     )
     budgets = Budgets(np.array([0.0, 1.0, 2.0, 3.0, 4.0]))
@@ -72,6 +74,40 @@ def test_best_reachable_score() -> None:
         helpers.Edge(1, 1, 4), helpers.Edge(2, 0, 4), helpers.Edge(2, 1, 5),
     ]  # fmt: skip
     np.testing.assert_allclose(_best_reachable(helpers.hand_made(nodes, edges).graph), [0.75, 1, 0.5, 1, 0.25, 0.5])
+
+
+def test_the_average_value_counts_in_every_cell() -> None:
+    """Of two cells, one has been visited three times as often as the other; action 1 was met in the second only."""
+    process = _Process(
+        place=np.array([0, 2, 3]),
+        landing=np.full(3, -1),
+        chance=np.ones(3),
+        cost_usd=np.zeros(3),
+        score=np.array([0.0, 1.0, 0.6]),
+        reserve_usd=np.array([[1.0, np.inf], [1.0, 1.0]]),
+        visits=np.array([[3.0, 0.0], [1.0, 1.0]]),
+        doubt=np.array([[0.5, 0.0], [0.1, 0.1]]),
+        step=np.array([0, 0]),
+    )
+    values = solve(process, Budgets(np.array([0.0, 1.0])), scale_usd=1.0)[:, :, 1, 0]
+    np.testing.assert_allclose(values, [[0.5 * 0.25, 0.0], [0.9 + 0.1 * 0.25, 0.6]], atol=1e-6)
+
+
+def test_at_price_0_nothing_is_given_up_and_nothing_is_certain() -> None:
+    """Some training tasks are solved by no arm and some by all of them, and cells are as small as a task."""
+    recording = helpers.build("attempts", tasks=60)
+    policy = PredictThenPlan(visits=2_000, min_visits=1, rounds=2).fit(Problem(recording))
+    tasks = np.arange(recording.graph.n_tasks)
+    env = RoutingVectorEnv(len(tasks), recording, split="all", autoreset_mode="Disabled")
+    for budget in (recording.budget_range_usd[0], np.inf):
+        observation, _ = env.reset(seed=0, options={"task_id": tasks, "lambda": 0.0, "budget_usd": budget})
+        masks = env.action_masks()
+        arms = masks[:, : len(recording.arms)]
+        assert arms.any(axis=1).all()
+        assert (policy.predict(observation, action_masks=masks)[0] < len(recording.arms)).all()
+    value = policy.planned(observation)[:, : len(recording.arms)]
+    assert value.min() > 0
+    assert value.max() < 1
 
 
 def test_planning_minds_the_budget_where_argmax_does_not() -> None:
