@@ -34,8 +34,8 @@ class Bench:
       routegym bench --env routegym/SingleCall-v0 --recording recordings/mine --folds 5 --no-attainable
     """
 
-    env: str = "routegym/AgentSteps-v0"
-    """Environment id."""
+    env: str | None = None
+    """Environment id; that of the recording's kind by default, or routegym/AgentSteps-v0."""
     policies: tuple[str, ...] = ()
     """Names, or package.module:Class of your own; everything by default."""
     recording: str | None = None
@@ -67,14 +67,13 @@ class Bench:
 
         from rich.console import Console
 
+        from routegym.cli.problem import find_recording
         from routegym.errors import ConfigError
         from routegym.evaluation.bench import BenchSettings, Job, bench_parts, entries, held_out
         from routegym.evaluation.comparison import Comparison
         from routegym.evaluation.outcomes import LAMBDAS, Grid
         from routegym.evaluation.references import references
-        from routegym.graph.library import load_recording
         from routegym.policies.algorithm import algorithm_names, family_of
-        from routegym.registration import kind_of
 
         if self.folds and (self.folds < 2 or self.split != "test" or self.attainable):
             raise ConfigError(
@@ -86,18 +85,14 @@ class Bench:
                 f"seed = {self.seed}, seeds = {self.seeds}, workers = {self.workers}; "
                 "expected seed >= 0, seeds >= 1 and workers >= 0"
             )
-        kind = kind_of(self.env)
         sys.path.insert(0, os.getcwd())  # a module of one's own beside the command
-        source = self.recording or kind
-        recording = load_recording(source)
+        env, source, recording = find_recording(self.env, self.recording)
         grid = Grid.of(recording, self.budgets or None, self.lambdas or LAMBDAS)
         out = self.out or Path("runs") / f"bench-{Path(source).name}"
         console = Console(stderr=True)
         with console.status("reading"):
             parts = bench_parts(source, recording, self.folds, out / "cache")
-        settings = [
-            BenchSettings.of(self.env, name, part, grid, self.split, self.steps) for name, part in parts.items()
-        ]
+        settings = [BenchSettings.of(env, name, part, grid, self.split, self.steps) for name, part in parts.items()]
         jobs = [
             Job(name, self.seed + number, own, out / "cache")
             for number in range(self.seeds)
@@ -117,10 +112,10 @@ class Bench:
             against = references(recording, split, grid, bound)
             comparison = Comparison(recording, split, grid, entries(jobs, held_out(parts)), against)
             metrics = comparison.metrics()
-        metrics |= {"env": self.env, "made": _made(jobs, source, self.folds), "decisions": _decisions(jobs)}
+        metrics |= {"env": env, "made": _made(jobs, source, self.folds), "decisions": _decisions(jobs)}
         if self.folds:
             metrics["made"]["first_fold_tasks"] = len(next(iter(parts.values())).split("test"))
-        _write(self.env, out, comparison, metrics, jobs)
+        _write(env, out, comparison, metrics, jobs)
 
 
 def _run(jobs: Sequence[Job], workers: int, console: Any) -> dict[str, str]:

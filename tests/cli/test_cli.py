@@ -9,12 +9,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from commands import refused
+from commands import refused, said
+from helpers import Edge, hand_made
 from safetensors.numpy import load_file, save_file
 
 from routegym.cli.main import main
 from routegym.graph.recording import Recording
 from routegym.policies.storage import load_policies, save_policies
+from routegym.tracking.run import Run
 
 
 def test_a_run_folder_holds_everything(trained: Path, recording: Path) -> None:
@@ -185,6 +187,32 @@ def test_mistakes_are_one_line(
     message = refused(capsys, *arguments)
     assert all(word in message for word in words), message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "bench"])
+def test_a_recording_of_another_kind_is_refused(
+    command: str, recordings: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = str(recordings["cascade"]), tmp_path / "run"
+    message = refused(capsys, command, "--env", "routegym/SingleCall-v0", "--recording", source, "--out", str(out))
+    assert "is of kind 'cascade', and env = 'routegym/SingleCall-v0' takes 'single_call'" in message
+    assert "--env routegym/Cascade-v0" in message
+    other = hand_made([(0, None), (1, 1.0)], [Edge(0, 0, 1), Edge(0, 1, 1)])
+    message = refused(capsys, command, "--recording", str(other.save(tmp_path / "hand")), "--out", str(out))
+    assert "is of kind 'hand'; expected one that an environment takes: single_call," in message
+    assert not out.exists()
+
+
+def test_the_environment_follows_from_the_recording(
+    recordings: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = ("--recording", str(recordings["cascade"]), "--seeds", "1")
+    small = ("--algo", "all_action", "--set", "updates=2", "--no-evaluate")
+    shown = said(capsys, "train", *source, *small, "--out", str(tmp_path / "run"))
+    assert "routegym/Cascade-v0" in shown
+    assert Run(tmp_path / "run").config.env == "routegym/Cascade-v0"
+    said(capsys, "bench", *source, "--policies", "random", "--no-attainable", "--out", str(tmp_path / "bench"))
+    assert json.loads((tmp_path / "bench" / "metrics.json").read_text())["env"] == "routegym/Cascade-v0"
 
 
 def damage_truncate(run: Path) -> str:
