@@ -70,7 +70,7 @@ class Bench:
         from routegym.cli.problem import find_recording
         from routegym.errors import ConfigError
         from routegym.evaluation.bench import BenchSettings, Job, bench_parts, entries, held_out
-        from routegym.evaluation.comparison import Comparison
+        from routegym.evaluation.comparison import Comparison, check_comparable
         from routegym.evaluation.outcomes import LAMBDAS, Grid
         from routegym.evaluation.references import references
         from routegym.policies.algorithm import algorithm_names, family_of
@@ -87,6 +87,8 @@ class Bench:
             )
         sys.path.insert(0, os.getcwd())  # a module of one's own beside the command
         env, source, recording = find_recording(self.env, self.recording)
+        split = "all" if self.folds else self.split
+        check_comparable(recording, split, self.folds)
         grid = Grid.of(recording, self.budgets or None, self.lambdas or LAMBDAS)
         out = self.out or Path("runs") / f"bench-{Path(source).name}"
         console = Console(stderr=True)
@@ -107,7 +109,6 @@ class Bench:
             console.print(f"[bold]{name}[/] left out: {reason}", highlight=False)
         jobs = [job for job in jobs if job.name not in refused]
         bound = _bound(recording, grid, settings[0], out / "cache", console) if self.attainable else None
-        split = "all" if self.folds else self.split
         with console.status("references and intervals"):
             against = references(recording, split, grid, bound)
             comparison = Comparison(recording, split, grid, entries(jobs, held_out(parts)), against)

@@ -140,12 +140,13 @@ def compare(
     """
     from routegym.errors import ConfigError
     from routegym.evaluation.attainable import attainable_policy
-    from routegym.evaluation.comparison import Comparison, Entry
+    from routegym.evaluation.comparison import Comparison, Entry, check_comparable
     from routegym.evaluation.outcomes import Grid, play
     from routegym.evaluation.references import references
     from routegym.policies.algorithm import Problem
     from routegym.policies.config import tuned
 
+    check_comparable(recording, split)
     grid = Grid.of(recording, budgets or None)
     entries, found = {}, {config.algo: policies}
     beside = _BASELINES if baselines is None else baselines

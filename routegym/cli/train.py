@@ -78,6 +78,7 @@ class Train:
         from routegym.cli.evaluate import Evaluate
         from routegym.cli.problem import DEFAULT_ENV, find_recording
         from routegym.errors import ConfigError
+        from routegym.evaluation.comparison import check_comparable
         from routegym.policies.config import hyperparameters, tuned
         from routegym.tracking.run import RunConfig, versions
 
@@ -93,6 +94,8 @@ class Train:
         with ExitStack() as stack:
             run, problem, origin = self._live(env, stack) if self.live else self._recorded(source, found)
             recording = problem.recording
+            if self.evaluate and not self.live:
+                check_comparable(recording, Evaluate.split)
             if "network" in hyperparameters(algorithm):
                 from routegym.policies.networks import make_actor
 

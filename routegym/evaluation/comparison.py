@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from routegym.errors import ConfigError
 from routegym.evaluation.collapse import largest_share, routing_collapse_index, selection_entropy
 from routegym.evaluation.frontier import aiq, hull
 from routegym.evaluation.plots import Curve
+from routegym.evaluation.references import arms_alone
 from routegym.evaluation.regret import regret
 from routegym.evaluation.statistics import Interval, Sweep, aiq_difference, gap_closed_interval, score_bands
 from routegym.evaluation.strength import apgr, cpt, hypervolume, qnc
@@ -22,7 +24,48 @@ if TYPE_CHECKING:
     from routegym.evaluation.references import References
     from routegym.graph.recording import Recording
 
-__all__ = ["Comparison", "Entry"]
+__all__ = ["Comparison", "Entry", "check_comparable"]
+
+_SAME = 1e-9  # relative; mean costs nearer to each other than that are equal but for rounding
+
+
+def check_comparable(recording: Recording, split: str, folds: int = 0) -> None:
+    """Tell before anything is fitted that its results could not be compared.
+
+    Args:
+        recording: complete, at least where one arm is always chosen.
+        split: to evaluate on; ``all`` takes every task.
+        folds: of a cross-validation, which deals the tasks anew; 0 without one.
+
+    Raises:
+        ConfigError: no task to choose operating points on or to evaluate on, or a range of costs that is one point.
+        MissingEdgeError: the recording is incomplete.
+    """
+    counts = Counter(recording.tasks.splits)
+    for needed in () if folds else ("val", split):
+        if needed != "all" and not counts[needed]:
+            there = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+            raise ConfigError(
+                f"{recording.name}: no task in split {needed!r} of its {len(recording.tasks)} tasks ({there}); "
+                f"operating points are chosen on val and evaluated on {split} tasks: give tasks these splits, or deal "
+                "all of them anew with `routegym bench --folds 5`"
+            )
+    costs, _ = arms_alone(recording, recording.split(split)).points()
+    low, high = float(costs.min()), float(costs.max())
+    if high - low > _SAME * high:
+        return
+    names = [arm.name for arm in recording.arms]
+    if high == 0:
+        why, remedy = "every call costs 0 USD", "give the arms prices, or the rows costs, and make the recording again"
+    elif len(names) == 1:
+        why, remedy = f"{names[0]} is its only arm", "there is nothing to route; record a second arm"
+    else:
+        why = f"each of {', '.join(names)} costs {high:.6g} USD per task"
+        remedy = "give the arms the prices that they really have"
+    raise ConfigError(
+        f"{recording.name}: {why}, so that there is no range of costs from the cheapest to the dearest arm to measure "
+        f"scores over; {remedy}"
+    )
 
 
 @dataclass(frozen=True)

@@ -215,6 +215,45 @@ def test_the_environment_follows_from_the_recording(
     assert json.loads((tmp_path / "bench" / "metrics.json").read_text())["env"] == "routegym/Cascade-v0"
 
 
+def one_call(path: Path, tokens: tuple[int, ...], splits: tuple[str, ...]) -> Path:
+    """A recording of single calls: what an answer of each arm takes, at (arm + 1) * 1e-6 USD a token."""
+    arms, count = len(tokens), len(splits)
+    recording = hand_made(
+        [(0, None)] * count + [(1, 1.0)] * count,
+        [Edge(task, arm, count + task, tokens[arm]) for task in range(count) for arm in range(arms)],
+        limits=(100,) * arms,
+        splits=splits,
+        task_of=[*range(count)] * 2,
+    )
+    recording.kind = "single_call"
+    return recording.save(path)
+
+
+@pytest.mark.parametrize("command", ["train", "bench"])
+@pytest.mark.parametrize(
+    ("tokens", "splits", "words"),
+    [
+        ((0, 0), ("train", "val", "test"), ["every call costs 0 USD", "prices"]),
+        ((5,), ("train", "val", "test"), ["a0/t is its only arm", "second arm"]),
+        ((10, 5), ("train", "val", "test"), ["each of a0/t, a1/t costs 1e-05 USD per task", "no range of costs"]),
+        ((5, 5), ("train", "train", "test"), ["no task in split 'val' of its 3 tasks (test 1, train 2)", "--folds 5"]),
+        ((5, 5), ("train", "train", "val"), ["no task in split 'test'", "--folds 5"]),
+    ],
+)
+def test_what_cannot_be_compared_is_not_fitted(
+    command: str,
+    tokens: tuple[int, ...],
+    splits: tuple[str, ...],
+    words: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source, out = str(one_call(tmp_path / "flat", tokens, splits)), tmp_path / "run"
+    message = refused(capsys, command, "--recording", source, "--out", str(out))
+    assert all(word in message for word in words), message
+    assert not out.exists()
+
+
 def damage_truncate(run: Path) -> str:
     path = run / "policy.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
