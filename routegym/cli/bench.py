@@ -6,7 +6,9 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +33,7 @@ class Bench:
       routegym bench                                        every router on AgentSteps, 5 seeds
       routegym bench --env routegym/Cascade-v0 --policies all_action maskable_ppo knn confidence_cascade
       routegym bench --policies maskable_ppo my_package.my_router:MyRouter --seeds 2 --steps 100000
-      routegym bench --env routegym/SingleCall-v0 --recording recordings/mine --folds 5 --no-attainable
+      routegym bench --env routegym/SingleCall-v0 --recording recordings/mine --folds 5
     """
 
     env: str | None = None
@@ -56,8 +58,8 @@ class Bench:
     """Tasks to evaluate on: train, val or test."""
     folds: int = 0
     """Cross-validate: deal the tasks into so many parts, hold each out once, and report all of them together."""
-    attainable: bool = True
-    """Work out the attainable bound."""
+    attainable: Annotated[bool | None, tyro.conf.arg(constructor=bool)] = None
+    """Work out the attainable bound; done by default, but not with folds: it belongs to one split."""
     workers: int = 0
     """Processes; one per core by default."""
 
@@ -77,14 +79,15 @@ class Bench:
 
         if self.folds and (self.folds < 2 or self.split != "test" or self.attainable):
             raise ConfigError(
-                f"folds = {self.folds}, split = {self.split!r}, attainable = {self.attainable}; expected at least 2 "
-                "folds, which replace the splits, and no attainable bound (--no-attainable): it belongs to one split"
+                f"folds = {self.folds}, split = {self.split!r}, attainable = {bool(self.attainable)}; expected at least 2 "
+                "folds, which replace the splits, and no --attainable: that bound belongs to one split"
             )
         if self.seeds < 1 or self.seed < 0 or self.workers < 0:
             raise ConfigError(
                 f"seed = {self.seed}, seeds = {self.seeds}, workers = {self.workers}; "
                 "expected seed >= 0, seeds >= 1 and workers >= 0"
             )
+        attainable = not self.folds if self.attainable is None else self.attainable
         sys.path.insert(0, os.getcwd())  # a module of one's own beside the command
         env, source, recording = find_recording(self.env, self.recording)
         split = "all" if self.folds else self.split
@@ -108,7 +111,7 @@ class Bench:
         for name, reason in refused.items():
             console.print(f"[bold]{name}[/] left out: {reason}", highlight=False)
         jobs = [job for job in jobs if job.name not in refused]
-        bound = _bound(recording, grid, settings[0], out / "cache", console) if self.attainable else None
+        bound = _bound(recording, grid, settings[0], out / "cache", console) if attainable else None
         with console.status("references and intervals"):
             against = references(recording, split, grid, bound)
             comparison = Comparison(recording, split, grid, entries(jobs, held_out(parts)), against)

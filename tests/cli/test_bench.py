@@ -105,7 +105,7 @@ def test_folds_hold_every_task_out_once(bench: tuple[Path, list[str]], recording
     folder = bench[0]
     arguments = [
         "bench", "--recording", str(recording), "--out", str(folder / "folds"), "--seeds", "2", "--steps", "2048",
-        "--no-attainable", "--folds", "3", "--lambdas", "0", "1", "--policies", "linucb", "knn",
+        "--folds", "3", "--lambdas", "0", "1", "--policies", "linucb", "knn",
     ]  # fmt: skip
     main(arguments)
     out = folder / "folds"
@@ -132,6 +132,6 @@ def test_folds_hold_every_task_out_once(bench: tuple[Path, list[str]], recording
 
 def test_folds_replace_the_splits(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
-        main(["bench", "--recording", str(recording), "--folds", "5"])
+        main(["bench", "--recording", str(recording), "--folds", "5", "--attainable"])
     assert error.value.code == 2
-    assert "no attainable bound (--no-attainable)" in capsys.readouterr().err
+    assert "no --attainable: that bound belongs to one split" in capsys.readouterr().err
