@@ -67,6 +67,7 @@ class Bench:
         """Do it."""
         import sys
 
+        import numpy as np
         from rich.console import Console
 
         from routegym.cli.problem import find_recording
@@ -79,8 +80,8 @@ class Bench:
 
         if self.folds and (self.folds < 2 or self.split != "test" or self.attainable):
             raise ConfigError(
-                f"folds = {self.folds}, split = {self.split!r}, attainable = {bool(self.attainable)}; expected at least 2 "
-                "folds, which replace the splits, and no --attainable: that bound belongs to one split"
+                f"folds = {self.folds}, split = {self.split!r}, attainable = {bool(self.attainable)}; expected at "
+                "least 2 folds, which replace the splits, and no --attainable: that bound belongs to one split"
             )
         if self.seeds < 1 or self.seed < 0 or self.workers < 0:
             raise ConfigError(
@@ -119,6 +120,7 @@ class Bench:
         metrics |= {"env": env, "made": _made(jobs, source, self.folds), "decisions": _decisions(jobs)}
         if self.folds:
             metrics["made"]["first_fold_tasks"] = len(next(iter(parts.values())).split("test"))
+            metrics["validation_tasks"] = len(np.unique(np.concatenate([part.split("val") for part in parts.values()])))
         _write(env, out, comparison, metrics, jobs)
 
 

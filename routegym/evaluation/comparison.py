@@ -163,6 +163,7 @@ class Comparison:
             "content_hash": self.recording.content_hash,
             "split": self.split,
             "tasks": len(self.recording.split(self.split)),
+            "validation_tasks": self.recording.tasks.splits.count("val"),
             "cost_range_usd": [low, high],
             "budgets_usd": self.grid.caps.tolist(),
             "lambdas": self.grid.lambdas.tolist(),

@@ -15,6 +15,9 @@ _POOLED = (
     "of other folds: the numbers may be optimistic."
 )
 
+#: Validation tasks below which the choice of operating points comes with a warning.
+_ENOUGH = 100
+
 
 @dataclass(frozen=True)
 class Table:
@@ -81,6 +84,7 @@ def comparison_table(metrics: Mapping[str, Any]) -> Table:
             f"Best baseline: {metrics['best_baseline'] or 'none'}. QNC: cost of the best single arm's score over that "
             "arm's cost. Violations: episodes above their hard budget.",
             *((_POOLED,) if _folds(metrics) else ()),
+            *_few_validated(metrics),
         ),
         strong=frozenset(name for name, found in policies.items() if found["learned"]),
     )
@@ -111,6 +115,18 @@ def budget_table(metrics: Mapping[str, Any]) -> Table:
 def _folds(metrics: Mapping[str, Any]) -> int:
     """Folds of the cross-validation; 0 without one, and in metrics that do not say how they were made."""
     return int(metrics.get("made", {}).get("folds", 0))
+
+
+def _few_validated(metrics: Mapping[str, Any]) -> tuple[str, ...]:
+    """A warning where chance has much to say in which operating points are kept; none where the number is not known."""
+    count = metrics.get("validation_tasks", _ENOUGH)
+    if count >= _ENOUGH:
+        return ()
+    remedy = "" if _folds(metrics) else "; routegym bench --folds 5 evaluates on every task"
+    return (
+        f"Warning: operating points are chosen on {count} validation tasks, and on fewer than {_ENOUGH} it is partly "
+        f"chance which are kept{remedy}.",
+    )
 
 
 def _tasks(metrics: Mapping[str, Any]) -> str:

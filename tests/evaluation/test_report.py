@@ -141,3 +141,17 @@ def test_with_folds_tables_say_so_and_what_is_of_the_first_one(metrics):
     assert "7 tasks, 5-fold cross-validation, training seeds" in results_page(folded)
     assert decision_table(folded).notes[-1].endswith("at the start of a task; first fold, 3 tasks.")
     assert decision_table(metrics).notes[-1].endswith("at the start of a task.")
+
+
+def test_few_validation_tasks_come_with_a_warning(metrics):
+    def warned(**changed):
+        return [note for note in comparison_table(metrics | changed).notes if note.startswith("Warning")]
+
+    assert warned() == []  # of a bench that did not count them
+    assert warned(validation_tasks=100) == []
+    (note,) = warned(validation_tasks=16)
+    assert "chosen on 16 validation tasks" in note
+    assert "--folds 5" in note
+    (note,) = warned(validation_tasks=99, made={"folds": 3})
+    assert "--folds" not in note
+    assert note in comparison_table(metrics | {"validation_tasks": 99, "made": {"folds": 3}}).markdown()
