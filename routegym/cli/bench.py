@@ -189,6 +189,7 @@ def _made(jobs: Sequence[Job], source: str, folds: int) -> dict[str, Any]:
         "command": shlex.join(["routegym", *sys.argv[1:]]),
         "seeds": sorted({job.seed for job in jobs}),
         "recording": source,
+        "scales": jobs[0].settings.scales,
         "folds": folds,
         "steps": jobs[0].settings.steps,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, one thread per fit",
