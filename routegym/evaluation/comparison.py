@@ -146,10 +146,19 @@ class Comparison:
         costs, _ = self.references.arms.points()
         return float(costs.min()), float(costs.max())
 
-    def best(self, learned: bool) -> str | None:
-        """The competitor of one sort with the highest AIQ."""
-        scores = {name: self._aiq(entry.sweep) for name, entry in self.entries.items() if entry.learned == learned}
+    def best(self, learned: bool, without: str | None = None) -> str | None:
+        """The competitor of one sort with the highest AIQ, perhaps without one of them."""
+        scores = {
+            name: self._aiq(entry.sweep)
+            for name, entry in self.entries.items()
+            if entry.learned == learned and name != without
+        }
         return max(scores, key=scores.__getitem__) if scores else None
+
+    def over(self, name: str, rival: str) -> dict[str, Any]:
+        """By how much the AIQ of one competitor is above that of another, with its interval."""
+        mine, theirs = self.entries[name].sweep, self.entries[rival].sweep
+        return self._interval(aiq_difference(mine, theirs, self.references.arms, resamples=self.resamples))
 
     def metrics(self) -> dict[str, Any]:
         """Everything that is reported, as JSON-able numbers; intervals are paired bootstraps over tasks and seeds."""
@@ -199,9 +208,7 @@ class Comparison:
             "gap_closed_attainable": None
             if bound is None
             else self._interval(gap_closed_interval(sweep, bound, arms, resamples=self.resamples)),
-            "over_best_baseline": None
-            if rival is None or rival == name
-            else self._interval(aiq_difference(sweep, self.entries[rival].sweep, arms, resamples=self.resamples)),
+            "over_best_baseline": None if rival is None or rival == name else self.over(name, rival),
             "qnc": _finite(qnc(cost, score, *arms.points())),
             "hypervolume": hypervolume(cost, score, *self.cost_range),
             **self._strength(entry),
