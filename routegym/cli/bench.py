@@ -6,7 +6,9 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,11 +33,11 @@ class Bench:
       routegym bench                                        every router on AgentSteps, 5 seeds
       routegym bench --env routegym/Cascade-v0 --policies all_action maskable_ppo knn confidence_cascade
       routegym bench --policies maskable_ppo my_package.my_router:MyRouter --seeds 2 --steps 100000
-      routegym bench --env routegym/SingleCall-v0 --recording recordings/mine --folds 5 --no-attainable
+      routegym bench --env routegym/SingleCall-v0 --recording recordings/mine --folds 5
     """
 
-    env: str = "routegym/AgentSteps-v0"
-    """Environment id."""
+    env: str | None = None
+    """Environment id; that of the recording's kind by default, or routegym/AgentSteps-v0."""
     policies: tuple[str, ...] = ()
     """Names, or package.module:Class of your own; everything by default."""
     recording: str | None = None
@@ -59,8 +61,8 @@ class Bench:
     """Tasks to evaluate on: train, val or test."""
     folds: int = 0
     """Cross-validate: deal the tasks into so many parts, hold each out once, and report all of them together."""
-    attainable: bool = True
-    """Work out the attainable bound."""
+    attainable: Annotated[bool | None, tyro.conf.arg(constructor=bool)] = None
+    """Work out the attainable bound; done by default, but not with folds: it belongs to one split."""
     workers: int = 0
     """Processes; one per core by default."""
 
@@ -68,38 +70,39 @@ class Bench:
         """Do it."""
         import sys
 
+        import numpy as np
         from rich.console import Console
 
+        from routegym.cli.problem import find_recording
         from routegym.errors import ConfigError
         from routegym.evaluation.bench import BenchSettings, Job, bench_parts, entries, held_out
-        from routegym.evaluation.comparison import Comparison
+        from routegym.evaluation.comparison import Comparison, check_comparable
         from routegym.evaluation.outcomes import LAMBDAS, Grid
         from routegym.evaluation.references import references
-        from routegym.graph.library import load_recording
         from routegym.policies.algorithm import algorithm_names, family_of
-        from routegym.registration import kind_of
 
         if self.folds and (self.folds < 2 or self.split != "test" or self.attainable):
             raise ConfigError(
-                f"folds = {self.folds}, split = {self.split!r}, attainable = {self.attainable}; expected at least 2 "
-                "folds, which replace the splits, and no attainable bound (--no-attainable): it belongs to one split"
+                f"folds = {self.folds}, split = {self.split!r}, attainable = {bool(self.attainable)}; expected at "
+                "least 2 folds, which replace the splits, and no --attainable: that bound belongs to one split"
             )
         if self.seeds < 1 or self.seed < 0 or self.workers < 0:
             raise ConfigError(
                 f"seed = {self.seed}, seeds = {self.seeds}, workers = {self.workers}; "
                 "expected seed >= 0, seeds >= 1 and workers >= 0"
             )
-        kind = kind_of(self.env)
+        attainable = not self.folds if self.attainable is None else self.attainable
         sys.path.insert(0, os.getcwd())  # a module of one's own beside the command
-        source = self.recording or kind
-        recording = load_recording(source)
+        env, source, recording = find_recording(self.env, self.recording)
+        split = "all" if self.folds else self.split
+        check_comparable(recording, split, self.folds)
         grid = Grid.of(recording, self.budgets or None, self.lambdas or LAMBDAS)
         out = self.out or Path("runs") / f"bench-{Path(source).name}"
         console = Console(stderr=True)
         with console.status("reading"):
             parts = bench_parts(source, recording, self.folds, out / "cache")
         settings = [
-            BenchSettings.of(self.env, name, part, grid, self.split, self.steps, self.train_lambda)
+            BenchSettings.of(env, name, part, grid, self.split, self.steps, self.train_lambda)
             for name, part in parts.items()
         ]
         jobs = [
@@ -115,16 +118,16 @@ class Bench:
         for name, reason in refused.items():
             console.print(f"[bold]{name}[/] left out: {reason}", highlight=False)
         jobs = [job for job in jobs if job.name not in refused]
-        bound = _bound(recording, grid, settings[0], out / "cache", console) if self.attainable else None
-        split = "all" if self.folds else self.split
+        bound = _bound(recording, grid, settings[0], out / "cache", console) if attainable else None
         with console.status("references and intervals"):
             against = references(recording, split, grid, bound)
             comparison = Comparison(recording, split, grid, entries(jobs, held_out(parts)), against)
             metrics = comparison.metrics()
-        metrics |= {"env": self.env, "made": _made(jobs, source, self.folds), "decisions": _decisions(jobs)}
+        metrics |= {"env": env, "made": _made(jobs, source, self.folds), "decisions": _decisions(jobs)}
         if self.folds:
             metrics["made"]["first_fold_tasks"] = len(next(iter(parts.values())).split("test"))
-        _write(self.env, out, comparison, metrics, jobs)
+            metrics["validation_tasks"] = len(np.unique(np.concatenate([part.split("val") for part in parts.values()])))
+        _write(env, out, comparison, metrics, jobs)
 
 
 def _run(jobs: Sequence[Job], workers: int, console: Any) -> dict[str, str]:
@@ -192,6 +195,7 @@ def _made(jobs: Sequence[Job], source: str, folds: int) -> dict[str, Any]:
         "command": shlex.join(["routegym", *sys.argv[1:]]),
         "seeds": sorted({job.seed for job in jobs}),
         "recording": source,
+        "scales": jobs[0].settings.scales,
         "folds": folds,
         "steps": jobs[0].settings.steps,
         "train_lambda": jobs[0].settings.train_lambda,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 if TYPE_CHECKING:
+    from routegym.graph.recording import Recording
     from routegym.policies.algorithm import Problem
     from routegym.tracking.run import Run
 
@@ -35,8 +36,8 @@ class Train:
       routegym train --live --pool pool.yaml --tasks tasks.jsonl --env routegym/Cascade-v0 --spend-cap 2
     """
 
-    env: str = "routegym/AgentSteps-v0"
-    """Environment id."""
+    env: str | None = None
+    """Environment id; that of the recording's kind by default, or routegym/AgentSteps-v0."""
     algo: str = "maskable_ppo"
     """Name of an algorithm, or package.module:Class of your own; `routegym bench --help` says more."""
     recording: str | None = None
@@ -75,27 +76,33 @@ class Train:
         from rich.console import Console
 
         from routegym.cli.evaluate import Evaluate
+        from routegym.cli.problem import DEFAULT_ENV, find_recording
         from routegym.errors import ConfigError
+        from routegym.evaluation.comparison import check_comparable
         from routegym.policies.config import hyperparameters, tuned
-        from routegym.registration import kind_of
         from routegym.tracking.run import RunConfig, versions
 
         if self.seeds < 1 or self.seed < 0:
             raise ConfigError(f"seed = {self.seed}, seeds = {self.seeds}; expected seed >= 0 and seeds >= 1")
-        kind = kind_of(self.env)
+        if self.live:
+            env = self.env or DEFAULT_ENV
+        else:
+            env, source, found = find_recording(self.env, self.recording)
         sys.path.insert(0, os.getcwd())  # a module of one's own beside the command
-        algorithm: Any = tuned(self.algo, self.env, {"steps": self.steps, **changes(self.set)})
+        algorithm: Any = tuned(self.algo, env, {"steps": self.steps, **changes(self.set)})
         _threads(self.threads)
         with ExitStack() as stack:
-            run, problem, origin = self._live(kind, stack) if self.live else self._recorded(kind)
+            run, problem, origin = self._live(env, stack) if self.live else self._recorded(source, found)
             recording = problem.recording
+            if self.evaluate and not self.live:
+                check_comparable(recording, Evaluate.split)
             if "network" in hyperparameters(algorithm):
                 from routegym.policies.networks import make_actor
 
                 make_actor(algorithm.network, algorithm.hidden, recording)
             run.start(
                 RunConfig(
-                    env=self.env,
+                    env=env,
                     algo=self.algo,
                     hyperparameters={name: _plain(value) for name, value in hyperparameters(algorithm).items()},
                     seeds=list(range(self.seed, self.seed + self.seeds)),
@@ -109,7 +116,7 @@ class Train:
             )
             console = Console(stderr=True)
             console.print(
-                f"[bold]{self.algo}[/] on [bold]{self.env}[/], recording [bold]{recording.name}[/]: "
+                f"[bold]{self.algo}[/] on [bold]{env}[/], recording [bold]{recording.name}[/]: "
                 f"{recording.graph.n_tasks:,} tasks, {recording.graph.n_edges:,} recorded calls, "
                 f"arms {', '.join(arm.name for arm in recording.arms)}"
             )
@@ -119,26 +126,26 @@ class Train:
         elif self.evaluate:
             print(f"next: routegym evaluate {run.path} --live --pool {self.pool}")
 
-    def _recorded(self, kind: str) -> tuple[Run, Problem, dict[str, Any]]:
+    def _recorded(self, source: str, recording: Recording) -> tuple[Run, Problem, dict[str, Any]]:
         """The run folder, the problem, and what the run's configuration says of its recording."""
-        from routegym.graph.library import load_recording
         from routegym.policies.algorithm import Problem
         from routegym.tracking.run import Run
 
-        source = self.recording or kind
-        problem = Problem(load_recording(source), self.budget_usd or "sampled", self.lambda_)
+        problem = Problem(recording, self.budget_usd or "sampled", self.lambda_)
         problem.env(1)  # a mistake is told before anything is written
-        origin = {"recording": source, "content_hash": problem.recording.content_hash}
+        origin = {"recording": source, "content_hash": recording.content_hash}
         return Run(self.out or Path("runs") / Path(source).name), problem, origin
 
-    def _live(self, kind: str, stack: ExitStack) -> tuple[Run, Problem, dict[str, Any]]:
+    def _live(self, env: str, stack: ExitStack) -> tuple[Run, Problem, dict[str, Any]]:
         """The same where the recording grows while learning."""
         from routegym.cli.connection import load_tasks_to_route
         from routegym.cli.live import live_problem, tasks_sha256
         from routegym.errors import ConfigError
         from routegym.policies.algorithm import Problem
+        from routegym.registration import kind_of
         from routegym.tracking.run import Run
 
+        kind = kind_of(env)
         if self.tasks is None or self.recording is not None:
             raise ConfigError("--live takes --tasks, and makes the recording itself: leave --recording out")
         run = Run(self.out or Path("runs") / f"live-{kind}")
@@ -146,7 +153,7 @@ class Train:
         problem = live_problem(
             run,
             partial(Problem, budget_usd=self.budget_usd or "sampled", lambda_=self.lambda_),
-            env=self.env,
+            env=env,
             pool=self.pool,
             tasks=tasks,
             store=self.store,

@@ -51,6 +51,8 @@ __all__ = [
     "run_jobs",
 ]
 
+_UNKNOWN_SCALES = " (or the recording has other prices or scales by now: this bench was made before they were noted)"
+
 
 @dataclass(frozen=True)
 class BenchSettings:
@@ -280,10 +282,17 @@ def open_bench(
         tell: is told what is done next.
 
     Raises:
-        RunError: the metrics are damaged, or the cache lacks something.
+        RunError: the metrics are damaged, the recording has other prices or scales by now, or the cache lacks
+            something.
     """
     try:
         made = metrics["made"]
+        scales = made.get("scales")
+        if scales not in (None, _scales(recording)):
+            raise RunError(
+                f"{folder}: recording {recording.name!r} has other prices or scales than when the bench was run, "
+                f"though the same content; make it again as it was, or run `{made['command']}` again"
+            )
         grid = Grid.of(recording, metrics["budgets_usd"], metrics["lambdas"])
         folds = made.get("folds", 0)
         parts = bench_parts(made.get("recording", metrics["recording"]), recording, folds, folder / "cache")
@@ -309,7 +318,7 @@ def open_bench(
     except ConfigError as error:
         raise RunError(
             f"{folder / 'cache'}: {error}, with the same command, `{made['command']}`; "
-            "what is there is not fitted again"
+            f"what is there is not fitted again{'' if scales else _UNKNOWN_SCALES}"
         ) from None
     tell("references")
     bound = None if metrics["attainable"] is None else read_outcomes(bound_file(folder / "cache", settings[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from routegym.errors import ConfigError
 from routegym.evaluation.collapse import largest_share, routing_collapse_index, selection_entropy
 from routegym.evaluation.frontier import aiq, hull
 from routegym.evaluation.plots import Curve
-from routegym.evaluation.references import recorded_alone
+from routegym.evaluation.references import arms_alone, recorded_alone
 from routegym.evaluation.regret import regret
 from routegym.evaluation.statistics import Interval, Sweep, aiq_difference, gap_closed_interval, score_bands
 from routegym.evaluation.strength import apgr, cpt, hypervolume, qnc
@@ -23,7 +24,48 @@ if TYPE_CHECKING:
     from routegym.evaluation.references import References
     from routegym.graph.recording import Recording
 
-__all__ = ["Comparison", "Entry"]
+__all__ = ["Comparison", "Entry", "check_comparable"]
+
+_SAME = 1e-9  # relative; mean costs nearer to each other than that are equal but for rounding
+
+
+def check_comparable(recording: Recording, split: str, folds: int = 0) -> None:
+    """Tell before anything is fitted that its results could not be compared.
+
+    Args:
+        recording: complete, at least where one arm is always chosen.
+        split: to evaluate on; ``all`` takes every task.
+        folds: of a cross-validation, which deals the tasks anew; 0 without one.
+
+    Raises:
+        ConfigError: no task to choose operating points on or to evaluate on, or a range of costs that is one point.
+        MissingEdgeError: the recording is incomplete.
+    """
+    counts = Counter(recording.tasks.splits)
+    for needed in () if folds else ("val", split):
+        if needed != "all" and not counts[needed]:
+            there = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+            raise ConfigError(
+                f"{recording.name}: no task in split {needed!r} of its {len(recording.tasks)} tasks ({there}); "
+                f"operating points are chosen on val and evaluated on {split} tasks: give tasks these splits, or deal "
+                "all of them anew with `routegym bench --folds 5`"
+            )
+    costs, _ = arms_alone(recording, recording.split(split)).points()
+    low, high = float(costs.min()), float(costs.max())
+    if high - low > _SAME * high:
+        return
+    names = [arm.name for arm in recording.arms]
+    if high == 0:
+        why, remedy = "every call costs 0 USD", "give the arms prices, or the rows costs, and make the recording again"
+    elif len(names) == 1:
+        why, remedy = f"{names[0]} is its only arm", "there is nothing to route; record a second arm"
+    else:
+        why = f"each of {', '.join(names)} costs {high:.6g} USD per task"
+        remedy = "give the arms the prices that they really have"
+    raise ConfigError(
+        f"{recording.name}: {why}, so that there is no range of costs from the cheapest to the dearest arm to measure "
+        f"scores over; {remedy}"
+    )
 
 
 @dataclass(frozen=True)
@@ -104,10 +146,19 @@ class Comparison:
         costs, _ = self.references.arms.points()
         return float(costs.min()), float(costs.max())
 
-    def best(self, learned: bool) -> str | None:
-        """The competitor of one sort with the highest AIQ."""
-        scores = {name: self._aiq(entry.sweep) for name, entry in self.entries.items() if entry.learned == learned}
+    def best(self, learned: bool, without: str | None = None) -> str | None:
+        """The competitor of one sort with the highest AIQ, perhaps without one of them."""
+        scores = {
+            name: self._aiq(entry.sweep)
+            for name, entry in self.entries.items()
+            if entry.learned == learned and name != without
+        }
         return max(scores, key=scores.__getitem__) if scores else None
+
+    def over(self, name: str, rival: str) -> dict[str, Any]:
+        """By how much the AIQ of one competitor is above that of another, with its interval."""
+        mine, theirs = self.entries[name].sweep, self.entries[rival].sweep
+        return self._interval(aiq_difference(mine, theirs, self.references.arms, resamples=self.resamples))
 
     def metrics(self) -> dict[str, Any]:
         """Everything that is reported, as JSON-able numbers; intervals are paired bootstraps over tasks and seeds."""
@@ -121,6 +172,7 @@ class Comparison:
             "content_hash": self.recording.content_hash,
             "split": self.split,
             "tasks": len(tasks),
+            "validation_tasks": self.recording.tasks.splits.count("val"),
             "masked_pairs": int((~recorded_alone(self.recording, tasks)).sum()),
             "cost_range_usd": [low, high],
             "budgets_usd": self.grid.caps.tolist(),
@@ -157,9 +209,7 @@ class Comparison:
             "gap_closed_attainable": None
             if bound is None
             else self._interval(gap_closed_interval(sweep, bound, arms, resamples=self.resamples)),
-            "over_best_baseline": None
-            if rival is None or rival == name
-            else self._interval(aiq_difference(sweep, self.entries[rival].sweep, arms, resamples=self.resamples)),
+            "over_best_baseline": None if rival is None or rival == name else self.over(name, rival),
             "qnc": _finite(qnc(cost, score, *arms.points())),
             "hypervolume": hypervolume(cost, score, *self.cost_range),
             **self._strength(entry),

@@ -15,6 +15,9 @@ _POOLED = (
     "of other folds: the numbers may be optimistic."
 )
 
+#: Validation tasks below which the choice of operating points comes with a warning.
+_ENOUGH = 100
+
 
 @dataclass(frozen=True)
 class Table:
@@ -82,6 +85,7 @@ def comparison_table(metrics: Mapping[str, Any]) -> Table:
             "arm's cost. Violations: episodes above their hard budget.",
             *((_POOLED,) if _folds(metrics) else ()),
             *_stand_ins(metrics),
+            *_few_validated(metrics),
         ),
         strong=frozenset(name for name, found in policies.items() if found["learned"]),
     )
@@ -122,6 +126,18 @@ def _stand_ins(metrics: Mapping[str, Any]) -> Iterator[str]:
             f"Single arms and the zero router: for {masked:,} of {pairs:,} (task, arm) pairs, which were not recorded, "
             "the arm with the lowest worst case of the task stands in."
         )
+
+
+def _few_validated(metrics: Mapping[str, Any]) -> tuple[str, ...]:
+    """A warning where chance has much to say in which operating points are kept; none where the number is not known."""
+    count = metrics.get("validation_tasks", _ENOUGH)
+    if count >= _ENOUGH:
+        return ()
+    remedy = "" if _folds(metrics) else "; routegym bench --folds 5 evaluates on every task"
+    return (
+        f"Warning: operating points are chosen on {count} validation tasks, and on fewer than {_ENOUGH} it is partly "
+        f"chance which are kept{remedy}.",
+    )
 
 
 def _tasks(metrics: Mapping[str, Any]) -> str:

@@ -52,6 +52,8 @@ def test_it_writes_tables_and_pictures(bench: tuple[Path, list[str]]) -> None:
     assert metrics["best_baseline"] in ("random", "my_cheapest:Cheapest")
     assert all(found["violations"] == 0 for found in metrics["policies"].values())
     page = (out / "results.md").read_text()
+    few = load_recording(metrics["made"]["recording"]).tasks.splits.count("val")
+    assert f"Warning: operating points are chosen on {few} validation tasks" in page
     assert "| **maskable_ppo** |" in page
     assert "zero router" in page
     rows = pq.read_table(out / "results.parquet").to_pylist()
@@ -105,7 +107,7 @@ def test_folds_hold_every_task_out_once(bench: tuple[Path, list[str]], recording
     folder = bench[0]
     arguments = [
         "bench", "--recording", str(recording), "--out", str(folder / "folds"), "--seeds", "2", "--steps", "2048",
-        "--no-attainable", "--folds", "3", "--lambdas", "0", "1", "--policies", "linucb", "knn",
+        "--folds", "3", "--lambdas", "0", "1", "--policies", "linucb", "knn",
     ]  # fmt: skip
     main(arguments)
     out = folder / "folds"
@@ -114,6 +116,7 @@ def test_folds_hold_every_task_out_once(bench: tuple[Path, list[str]], recording
     assert metrics["split"] == "all"
     assert metrics["tasks"] == len(whole.tasks)
     assert metrics["lambdas"] == [0.0, 1.0]
+    assert 0 < metrics["validation_tasks"] < len(whole.tasks) / 4  # one in eight, each in several folds
     assert metrics["made"]["folds"] == 3
     assert len(list((out / "cache").glob("linucb-*"))) == 3 * 2  # every fold with every seed
     again = open_bench(out, metrics, whole)
@@ -132,6 +135,6 @@ def test_folds_hold_every_task_out_once(bench: tuple[Path, list[str]], recording
 
 def test_folds_replace_the_splits(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
-        main(["bench", "--recording", str(recording), "--folds", "5"])
+        main(["bench", "--recording", str(recording), "--folds", "5", "--attainable"])
     assert error.value.code == 2
-    assert "no attainable bound (--no-attainable)" in capsys.readouterr().err
+    assert "no --attainable: that bound belongs to one split" in capsys.readouterr().err

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from commands import refused
+from commands import refused, said
+from helpers import Edge, hand_made
 from safetensors.numpy import load_file, save_file
 
 from routegym.cli.main import main
 from routegym.graph.recording import Recording
 from routegym.policies.storage import load_policies, save_policies
+from routegym.tracking.run import Run
 
 
 def test_a_run_folder_holds_everything(trained: Path, recording: Path) -> None:
@@ -187,6 +191,71 @@ def test_mistakes_are_one_line(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("command", ["train", "bench"])
+def test_a_recording_of_another_kind_is_refused(
+    command: str, recordings: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = str(recordings["cascade"]), tmp_path / "run"
+    message = refused(capsys, command, "--env", "routegym/SingleCall-v0", "--recording", source, "--out", str(out))
+    assert "is of kind 'cascade', and env = 'routegym/SingleCall-v0' takes 'single_call'" in message
+    assert "--env routegym/Cascade-v0" in message
+    other = hand_made([(0, None), (1, 1.0)], [Edge(0, 0, 1), Edge(0, 1, 1)])
+    message = refused(capsys, command, "--recording", str(other.save(tmp_path / "hand")), "--out", str(out))
+    assert "is of kind 'hand'; expected one that an environment takes: single_call," in message
+    assert not out.exists()
+
+
+def test_the_environment_follows_from_the_recording(
+    recordings: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = ("--recording", str(recordings["cascade"]), "--seeds", "1")
+    small = ("--algo", "all_action", "--set", "updates=2", "--no-evaluate")
+    shown = said(capsys, "train", *source, *small, "--out", str(tmp_path / "run"))
+    assert "routegym/Cascade-v0" in shown
+    assert Run(tmp_path / "run").config.env == "routegym/Cascade-v0"
+    said(capsys, "bench", *source, "--policies", "random", "--no-attainable", "--out", str(tmp_path / "bench"))
+    assert json.loads((tmp_path / "bench" / "metrics.json").read_text())["env"] == "routegym/Cascade-v0"
+
+
+def one_call(path: Path, tokens: tuple[int, ...], splits: tuple[str, ...]) -> Path:
+    """A recording of single calls: what an answer of each arm takes, at (arm + 1) * 1e-6 USD a token."""
+    arms, count = len(tokens), len(splits)
+    recording = hand_made(
+        [(0, None)] * count + [(1, 1.0)] * count,
+        [Edge(task, arm, count + task, tokens[arm]) for task in range(count) for arm in range(arms)],
+        limits=(100,) * arms,
+        splits=splits,
+        task_of=[*range(count)] * 2,
+    )
+    recording.kind = "single_call"
+    return recording.save(path)
+
+
+@pytest.mark.parametrize("command", ["train", "bench"])
+@pytest.mark.parametrize(
+    ("tokens", "splits", "words"),
+    [
+        ((0, 0), ("train", "val", "test"), ["every call costs 0 USD", "prices"]),
+        ((5,), ("train", "val", "test"), ["a0/t is its only arm", "second arm"]),
+        ((10, 5), ("train", "val", "test"), ["each of a0/t, a1/t costs 1e-05 USD per task", "no range of costs"]),
+        ((5, 5), ("train", "train", "test"), ["no task in split 'val' of its 3 tasks (test 1, train 2)", "--folds 5"]),
+        ((5, 5), ("train", "train", "val"), ["no task in split 'test'", "--folds 5"]),
+    ],
+)
+def test_what_cannot_be_compared_is_not_fitted(
+    command: str,
+    tokens: tuple[int, ...],
+    splits: tuple[str, ...],
+    words: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source, out = str(one_call(tmp_path / "flat", tokens, splits)), tmp_path / "run"
+    message = refused(capsys, command, "--recording", source, "--out", str(out))
+    assert all(word in message for word in words), message
+    assert not out.exists()
+
+
 def damage_truncate(run: Path) -> str:
     path = run / "policy.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -293,6 +362,14 @@ def test_a_folder_that_is_no_run_is_left_alone(
     message = refused(capsys, "train", "--recording", str(recording), "--out", str(tmp_path))
     assert "not a run folder" in message
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_the_package_runs_as_a_module() -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "routegym", "train", "--seeds", "0"], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 2
+    assert found.stderr.startswith("error: seed = 0, seeds = 0")
 
 
 def test_doctor_names_what_is_missing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,24 @@ def test_outcomes_that_are_gone(bench: Path, tmp_path: Path, capsys: pytest.Capt
     assert "run the bench again, with the same command, `routegym" in message
 
 
+def test_prices_that_are_others_by_now(bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are no part of a recording's content hash."""
+    copy = Path(shutil.copytree(bench, tmp_path / "copy"))
+    metrics = json.loads((copy / "metrics.json").read_text())
+    priced = Recording.load(metrics["made"]["recording"])
+    priced.cost_scale_usd *= 2
+    metrics["made"]["recording"] = str(priced.save(tmp_path / "priced"))
+    (copy / "metrics.json").write_text(json.dumps(metrics))
+    message = refused(capsys, "report", str(copy))
+    assert "has other prices or scales than when the bench was run, though the same content" in message
+    assert "run `routegym" in message
+    del metrics["made"]["scales"]  # a bench of an earlier version
+    (copy / "metrics.json").write_text(json.dumps(metrics))
+    message = refused(capsys, "report", str(copy))
+    assert "no outcomes of seed 0" in message
+    assert "or the recording has other prices or scales by now" in message
+
+
 def test_a_missing_extra(
     bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -224,13 +224,33 @@ def test_predictions_are_those_that_calibration_is_measured_on(section: Section,
     assert success_calibration(policy, cascade, "test")["brier"] == pytest.approx(((predicted - outcome) ** 2).mean())
 
 
-def test_without_a_baseline_there_is_no_contrast(section: Section):
+def test_one_policy_alone_has_no_contrast(section: Section):
     comparison = replace(section.comparison, entries={"mine": section.comparison.entries["mine"]})
     alone = replace(section, comparison=comparison, played=comparison, metrics=comparison.metrics())
     assert section_content(alone).contrast is None
     text = Reader(report_page([alone])).text
-    assert "the run holds only one of the two" in text
+    assert "This takes two policies; the run holds only one." in text
+    assert "there is no other one to compare it with" in text
     assert "None of these policies predicts how likely success is." in text
+
+
+def test_where_nothing_was_learned_the_best_two_are_compared(section: Section):
+    entries = {name: section.comparison.entries[name] for name in ("always", "knn")}
+    comparison = replace(section.comparison, entries=entries)
+    rules = replace(section, comparison=comparison, played=comparison, metrics=comparison.metrics())
+    found = section_content(rules)
+    first, second = sorted(entries, key=lambda name: -rules.metrics["policies"][name]["aiq"])
+    assert (found.best, found.rival) == (first, second)
+    assert found.contrast is not None
+    assert (found.contrast.mine, found.contrast.theirs) == (first, second)
+    assert found.over_rival is not None
+    higher, lower = (rules.metrics["policies"][name]["aiq"] for name in (first, second))
+    assert found.over_rival["estimate"] == pytest.approx(higher - lower)
+    assert [name for name, *_ in found.shares] == [first, second]
+    text = Reader(report_page([rules])).text
+    assert f"the best of the others, {second}" in text
+    assert re.search(rf"The best policy, {first} ?, beside the best of the others, {second} ?, each", text)
+    assert "learned policy" not in text
 
 
 # -- figures -----------------------------------------------------------------------------------

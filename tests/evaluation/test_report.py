@@ -148,3 +148,17 @@ def test_it_is_said_where_an_arm_stands_in_for_another(metrics):
     metrics |= {"masked_pairs": 3, "arms": {"nano/direct": {}, "large/written": {}}}
     assert "for 3 of 14 (task, arm) pairs, which were not recorded" in text(comparison_table(metrics))
     assert "every arm alone that was recorded for it, at the start" in text(decision_table(metrics))
+
+
+def test_few_validation_tasks_come_with_a_warning(metrics):
+    def warned(**changed):
+        return [note for note in comparison_table(metrics | changed).notes if note.startswith("Warning")]
+
+    assert warned() == []  # of a bench that did not count them
+    assert warned(validation_tasks=100) == []
+    (note,) = warned(validation_tasks=16)
+    assert "chosen on 16 validation tasks" in note
+    assert "--folds 5" in note
+    (note,) = warned(validation_tasks=99, made={"folds": 3})
+    assert "--folds" not in note
+    assert note in comparison_table(metrics | {"validation_tasks": 99, "made": {"folds": 3}}).markdown()

@@ -106,7 +106,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Contrast:
-    """The best learned policy and the best baseline, task by task."""
+    """The best policy and its rival, task by task."""
 
     mine: str
     theirs: str
@@ -143,7 +143,12 @@ class SectionContent:
     best: str | None
     """The best learned policy, else the best baseline."""
     rival: str | None
-    """The best baseline, if another one."""
+    """The best baseline; where nothing but baselines or nothing but learned policies is in the run, the best of the
+    others."""
+    alike: bool
+    """Whether the rival is of the sort of the best policy."""
+    over_rival: Mapping[str, Any] | None
+    """The best policy's AIQ over its rival's, with its interval."""
     metrics: Mapping[str, Any]
     curves: tuple[str, ...]
     """Competitors that have a curve."""
@@ -160,12 +165,6 @@ class SectionContent:
     contrast: Contrast | None
     provenance: tuple[tuple[str, str], ...]
     commands: tuple[str, ...]
-
-    @property
-    def over_baseline(self) -> Mapping[str, Any] | None:
-        """The best policy's AIQ over the best baseline's, with its interval."""
-        found: Mapping[str, Any] | None = None if self.best is None else self.of_best["over_best_baseline"]
-        return found
 
     @property
     def of_best(self) -> Mapping[str, Any]:
@@ -186,13 +185,19 @@ def section_content(section: Section, count: int = 20, tell: Callable[[str], Non
     recording, split = section.played.recording, section.played.split
     tasks = comparison.recording.split(comparison.split)
     learned, baseline = comparison.best(learned=True), comparison.best(learned=False)
+    alike = not (learned and baseline)
+    best = learned or baseline
+    rival = comparison.best(learned=bool(learned), without=best) if alike else baseline
+    over = None
+    if best and rival:
+        over = comparison.over(best, rival) if alike else metrics["policies"][best]["over_best_baseline"]
     shown = tuple(leaders(metrics))
     tell("frontier")
     drawn = figures.frontier(comparison, shown)
     tell("shares")
     calls = {
         name: call_shares(section.policy(name), recording, split, comparison.grid.caps)
-        for name in (learned, baseline)
+        for name in (best, rival)
         if name
     }
     first = next(iter(calls.values()))
@@ -202,9 +207,9 @@ def section_content(section: Section, count: int = 20, tell: Callable[[str], Non
     diagram, table = _calibration(section)
     tell("routes")
     pair = None
-    if learned and baseline:
+    if best and rival:
         pair = contrast(
-            section.played, (learned, section.policy(learned)), (baseline, section.policy(baseline)), section.cap, count
+            section.played, (best, section.policy(best)), (rival, section.policy(rival)), section.cap, count
         )
     tables = [comparison_table(metrics), budget_table(metrics)]
     return SectionContent(
@@ -216,8 +221,10 @@ def section_content(section: Section, count: int = 20, tell: Callable[[str], Non
         tasks=len(tasks),
         masked=int((~recorded_alone(comparison.recording, tasks)).sum()),
         fold=_fold(section),
-        best=learned or baseline,
-        rival=baseline if learned else None,
+        best=best,
+        rival=rival,
+        alike=alike,
+        over_rival=over,
         metrics=metrics,
         curves=shown,
         frontier=drawn,
