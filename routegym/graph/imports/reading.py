@@ -518,6 +518,7 @@ def _present(
 
 def _csv_batches(path: Path, present: Mapping[str, str], delimiter: str) -> Iterator[pa.RecordBatch]:
     odd: list[Any] = []
+    read = list(dict.fromkeys(present.values()))  # one column may be wanted under several names
 
     def note(row: Any) -> str:
         odd.append(row)
@@ -532,8 +533,8 @@ def _csv_batches(path: Path, present: Mapping[str, str], delimiter: str) -> Iter
                 pacsv.ReadOptions(block_size=_BLOCK, use_threads=False),
                 pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=note),
                 pacsv.ConvertOptions(
-                    column_types=dict.fromkeys(present.values(), pa.string()),
-                    include_columns=list(present.values()),
+                    column_types=dict.fromkeys(read, pa.string()),
+                    include_columns=read,
                     strings_can_be_null=False,
                 ),
             ) as reader,

@@ -393,3 +393,33 @@ def test_tokens_that_no_recording_holds_are_refused_wherever_they_come_from() ->
                 ImportDataError, match="hand: query 'q', arm 'a': completion_tokens come to 2,147,483,648"
             ):
                 RoutingData("hand", rows, asked)
+
+
+def write_form(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Rows in the form that the name of the file says."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    else:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_one_column_may_have_two_roles(form: str, tmp_path: Path) -> None:
+    rows = [row | {"query": f"what is {row['query']}?"} for row in EXPECTED]
+    data = read_outcomes(write_form(tmp_path / f"r.{form}", rows), columns={"prompt": "query"})
+    assert data.responses.to_pylist() == rows
+    assert data.queries["prompt"].to_pylist() == data.queries["query"].to_pylist() == ["what is q1?", "what is q2?"]
+    turns = [
+        {"query": "q", "arm": "a", "turn": turn, "feedback": "ok", "cost_usd": 0.1, "reward": 0.5 * turn}
+        for turn in range(3)
+    ]
+    steps = read_steps(write_form(tmp_path / f"s.{form}", turns), columns={"score": "reward"})
+    assert steps.responses["score"].to_pylist() == [1.0]
+    assert steps.turns is not None
+    assert steps.turns["reward"].to_pylist() == [0.0, 0.5, 1.0]
