@@ -24,6 +24,7 @@ __all__ = ["ArmReport", "ImportReport", "arm_table", "import_page", "import_repo
 
 _STATED = 0.005  # of accuracy that may differ from what the source says
 _PLAUSIBLE = (1e-3, 1e3)  # USD per million tokens
+_PER_TOKEN = (1e-5, 1e5)  # beyond which a factor of a million explains a price better than one of a thousand
 _FACTOR = 1e3  # from the other arms, at which a unit is doubted: it is the one between thousands and millions
 _FITS = 0.9  # share of the variance of the costs that prices must explain to be believed
 _FEW = 10  # rows in which something constant says nothing
@@ -291,9 +292,11 @@ def _units(arms: Sequence[ArmReport]) -> Iterator[str]:
         text = f"{arm.name}: its costs come to {_price(shown[arm.name])} USD per million prompt and completion tokens"
         low, high = _PLAUSIBLE
         if largest > high:
-            yield f"{text}, above {high:g}; they look like dollars per thousand tokens taken for dollars per million"
+            unit = "token" if largest > _PER_TOKEN[1] else "thousand"
+            yield f"{text}, above {high:g}; they look like dollars per million tokens taken for dollars per {unit}"
         elif 0 < largest < low:
-            yield f"{text}, below {low:g}; they look like dollars per million tokens taken for dollars per thousand"
+            unit = "token" if largest < _PER_TOKEN[0] else "thousand tokens"
+            yield f"{text}, below {low:g}; they look like dollars per {unit} taken for dollars per million"
         elif largest > 0 and middle > 0 and not 1 / _FACTOR < largest / middle < _FACTOR:
             yield f"{text}, and the arm in the middle to {middle:.3g}; are they in the same unit?"
     for arm in arms:

@@ -135,7 +135,13 @@ def warned(*parts: str, report: ImportReport) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("unit", "said"), [(1e-3, "dollars per thousand tokens taken for dollars per million"), (1e-11, "below 0.001")]
+    ("unit", "said"),  # a price list is per million tokens where the unit is 1e-6
+    [
+        (1e-3, "above 1000; they look like dollars per million tokens taken for dollars per thousand"),
+        (1e0, "above 1000; they look like dollars per million tokens taken for dollars per token"),
+        (1e-11, "below 0.001; they look like dollars per thousand tokens taken for dollars per million"),
+        (1e-13, "below 0.001; they look like dollars per token taken for dollars per million"),
+    ],
 )
 def test_units_of_all_arms(unit: float, said: str) -> None:
     report = report_of(priced({"one": (3.0, 6.0), "two": (10.0, 30.0)}, unit))
