@@ -4,13 +4,15 @@
     ROUTEGYM_DATA=FOLDER python benchmarks/scale.py ...      # with another folder of recorded tables
 
 Job: from the train split of one table, learn which arm to call for a prompt at any price of cost, and route the test
-split at each of `LAMBDAS`. Everybody gets the same embedding of the prompts, made before the clock starts; what counts
-is the frontier of mean cost and mean score on the test split (AIQ between the cheapest and the dearest arm).
+split at each of `LAMBDAS`, RouteLLM at thresholds. Everybody gets the same embedding of the prompts, made before the
+clock starts; what counts is the frontier of mean cost and mean score on the test split (AIQ between the cheapest and
+the dearest arm).
 
 Peers: LLMRouter (llmrouter-lib) and RouteLLM through their own trainers, where they are installed, with the settings
 that they ship; their routing entry points embed with networks from elsewhere, so the trained model is asked directly.
 Neither knows a price. LLMRouter learns the best arm of each prompt, so that it is trained anew for each price, on
-score - price * cost. RouteLLM learns who wins of two arms, so that one training serves every threshold. scikit-learn
+score - price * cost. RouteLLM learns who wins of two arms, so that one training serves every threshold: it gets twice
+as many as there are prices, at quantiles of its win rates on the test split, and one above them all. scikit-learn
 stands in for the rest: nearest neighbours of scores and costs, and a classifier of the best arm for each price.
 """
 

@@ -1,13 +1,14 @@
 """An arm that training never saw: how much of its worth does the arm-attention network get out of its descriptor?
 
-    python benchmarks/unseen_arm.py            # prints the table
+    python benchmarks/unseen_arm.py            # prints the tables
     python benchmarks/unseen_arm.py --write    # also writes docs/ablations/unseen_arm.md
     python benchmarks/unseen_arm.py --recording recordings/mine --left-out big/direct,big/written other/direct
 
 AgentSteps, or any recording. Each arm in turn, or each of the named groups of arms, is left out of the pool. A policy
 trained without it is played without it, then with it, having learned nothing; beside them a policy of the same recipe
-that was trained with it. AIQ is taken over hard budgets and prices of cost on the test tasks, always on the cost range
-of the whole pool.
+that was trained with it, and what needs no policy: the zero router of the arms that training saw and that of all, and
+always calling the best arm. AIQ is taken over hard budgets and prices of cost on the test tasks, always on the cost
+range of the whole pool.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from common import machine, show
 
-from routegym.core.rollout import rollout
-from routegym.core.vector_env import RoutingVectorEnv
 from routegym.evaluation.frontier import aiq, hull
-from routegym.graph import Recording, always_arm_actions, evaluate_choices, keep_arms, vary_arms
+from routegym.evaluation.outcomes import Grid, Outcomes, budget_grid, play
+from routegym.evaluation.references import arms_alone
+from routegym.evaluation.statistics import Sweep, aiq_difference
+from routegym.graph import Recording, keep_arms, vary_arms
 from routegym.graph.library import load_recording
 from routegym.policies.algorithm import Problem
 from routegym.policies.all_action import AllAction
@@ -35,105 +38,163 @@ LEARNER = AllAction(network="attention", updates=400, tasks_per_update=256, ent_
 DROP = 0.3
 LAMBDAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
 N_BUDGETS = 8
+END = "<!-- unseen_arm: end -->"  # of what is written; what stands below is kept
 HEADER = ("left out", "without", "added unseen", "trained with", "gain", "share of the gain recovered", "calls to it")
+BESIDE = ("left out", "beside", "AIQ", "added unseen, minus this")
 
 
-def cost_range(recording: Recording, tasks: np.ndarray) -> tuple[float, float]:
-    """Mean cost (USD) of always the cheapest and always the dearest arm."""
-    graph = recording.graph
-    costs = [
-        evaluate_choices(graph, always_arm_actions(graph, arm))[1][graph.task_start[tasks]].mean()
-        for arm in range(graph.n_arms)
-    ]
-    return float(min(costs)), float(max(costs))
+class Group(NamedTuple):
+    """What was played for one group of arms that is left out; sweeps are (seeds, points, tasks)."""
+
+    without: Sweep
+    """The policy trained and played without it."""
+    unseen: Sweep
+    """The same policy with it."""
+    calls: float
+    """Share of the latter's calls that go to it, over the hard budgets and at no price of cost."""
 
 
-def quality(policy: NetworkPolicy, recording: Recording, split: str, bounds: tuple[float, float]) -> float:
-    """AIQ of one policy over budgets and prices of cost."""
-    tasks = recording.split(split)
-    env = RoutingVectorEnv(len(tasks), recording, split=split, info="lean", autoreset_mode="SameStep")
-    caps = np.append(np.geomspace(*recording.budget_range_usd, N_BUDGETS), np.inf)
-    points = []
-    for cap in caps:
-        for price in LAMBDAS:
-            table = rollout(policy, env, tasks, budget_usd=cap, lambda_=price)
-            points.append((table.cost_usd.mean(), table.score.mean()))
-    cost, score = np.transpose(points)
-    return float(aiq(hull(cost, score), *bounds))
+def played(policy: NetworkPolicy, recording: Recording, split: str) -> Outcomes:
+    """Outcomes over budgets and prices of cost."""
+    return play(policy, recording, split, Grid.of(recording, budget_grid(recording, N_BUDGETS).tolist(), LAMBDAS))
 
 
-def calls_to(policy: NetworkPolicy, recording: Recording, split: str, arms: Sequence[str]) -> float:
-    """Share of the calls that go to some arms, over the budgets and at no price of cost."""
-    tasks = recording.split(split)
-    env = RoutingVectorEnv(len(tasks), recording, split=split, info="lean", autoreset_mode="SameStep")
-    caps = np.geomspace(*recording.budget_range_usd, N_BUDGETS)
-    calls = np.sum([rollout(policy, env, tasks, budget_usd=cap).arm_counts.sum(axis=0) for cap in caps], axis=0)
+def sweep(outcomes: Sequence[Outcomes]) -> Sweep:
+    """All seeds together."""
+    scores = np.array([one.scores for one in outcomes], dtype=np.float64)
+    return Sweep(scores, np.array([one.costs for one in outcomes]))
+
+
+def calls_to(outcomes: Sequence[Outcomes], recording: Recording, arms: Sequence[str]) -> float:
+    """Share of the calls that go to some arms, over the hard budgets and at no price of cost."""
     named = [recording.action_names.index(arm) for arm in arms]
-    return float(calls[named].sum() / calls[: len(recording.arms)].sum())
+    at = np.arange(N_BUDGETS) * len(LAMBDAS)
+    calls = np.sum([one.calls[at, : len(recording.arms)] for one in outcomes], axis=(0, 1))
+    return float(calls[named].sum() / calls.sum())
 
 
 def measure(
-    recording: Recording, groups: Sequence[Sequence[str]], learner: AllAction, seed: int, split: str
-) -> np.ndarray:
-    """For each group, float64 (groups, 4): AIQ without it, with it unseen, with it trained; share of calls to it."""
-    bounds = cost_range(recording, recording.split(split))
+    recording: Recording, groups: Sequence[Sequence[str]], learner: AllAction, seeds: int, split: str
+) -> tuple[list[Group], Sweep]:
+    """Every group, and the policy that was trained with all arms."""
 
-    def fit(pool: Recording) -> NetworkPolicy:
+    def fit(pool: Recording, seed: int) -> NetworkPolicy:
         return learner.fit(Problem(vary_arms(pool, DROP, seed=seed)), seed)
 
-    trained = quality(fit(recording), recording, split, bounds)
-    rows = []
+    trained = sweep([played(fit(recording, seed), recording, split) for seed in range(seeds)])
+    found = []
     for left_out in groups:
         fewer = keep_arms(recording, [arm.name for arm in recording.arms if arm.name not in left_out])
-        policy = fit(fewer)
-        without = quality(policy, fewer, split, bounds)
-        moved = policy.adapt(recording)
-        used = calls_to(moved, recording, split, left_out)
-        rows.append((without, quality(moved, recording, split, bounds), trained, used))
-    return np.array(rows)
+        policies = [fit(fewer, seed) for seed in range(seeds)]
+        without = sweep([played(policy, fewer, split) for policy in policies])
+        moved = [played(policy.adapt(recording), recording, split) for policy in policies]
+        found.append(Group(without, sweep(moved), calls_to(moved, recording, left_out)))
+    return found, trained
 
 
-def table(groups: Sequence[Sequence[str]], values: np.ndarray) -> list[list[str]]:
-    """Rows of the table; `values` float64 (seeds, groups, 4)."""
+def some_arms(alone: Sweep, arms: Sequence[int]) -> Sweep:
+    """Only some arms alone."""
+    return Sweep(alone.scores[:, arms], alone.costs[:, arms])
+
+
+def quality(played: Sweep, alone: Sweep) -> float:
+    """AIQ on the cost range of the whole pool; of the mean over seeds at each operating point."""
+    costs, _ = alone.points()
+    return float(aiq(hull(*played.points()), float(costs.min()), float(costs.max())))
+
+
+def best_alone(recording: Recording, arms: Sequence[int]) -> int:
+    """The arm with the highest AIQ alone on the validation tasks."""
+    alone = arms_alone(recording, recording.split("val"))
+    return max(arms, key=lambda arm: quality(some_arms(alone, [arm]), alone))
+
+
+def table(groups: Sequence[Sequence[str]], found: Sequence[Group], trained: Sweep, alone: Sweep) -> list[list[str]]:
+    """Rows of the first table: mean and spread between seeds."""
+
+    def by_seed(of_all: Sweep) -> np.ndarray:
+        pairs = zip(of_all.scores, of_all.costs, strict=True)
+        return np.array([quality(Sweep(scores[None], costs[None]), alone) for scores, costs in pairs])
+
     rows = []
-    for arms, of_arm in zip(groups, np.moveaxis(values, 1, 0), strict=True):
-        mean, spread = of_arm.mean(axis=0), of_arm.std(axis=0)
-        gain = of_arm[:, 2] - of_arm[:, 0]
-        unseen = mean[1] - mean[0]
+    with_it = by_seed(trained)
+    for arms, group in zip(groups, found, strict=True):
+        without, unseen = by_seed(group.without), by_seed(group.unseen)
+        gain = with_it - without
         # a gain that is no larger than the spread between seeds has no share worth naming
         worth = gain.mean() > 2 * gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else False
-        share = f"{100 * unseen / gain.mean():.0f} %" if worth else "-"
-        cells = [f"{m:.3f} ± {s:.3f}" for m, s in zip(mean[:3], spread, strict=False)]
-        rows.append([", ".join(arms), *cells, f"{gain.mean():+.3f}", share, f"{mean[3]:.0%}"])
+        share = f"{100 * (unseen - without).mean() / gain.mean():.0f} %" if worth else "-"
+        cells = [f"{of_seeds.mean():.3f} ± {of_seeds.std():.3f}" for of_seeds in (without, unseen, with_it)]
+        rows.append([", ".join(arms), *cells, f"{gain.mean():+.3f}", share, f"{group.calls:.0%}"])
     return rows
 
 
-def page(name: str, rows: Sequence[Sequence[str]], note: str) -> str:
+def beside(
+    recording: Recording, groups: Sequence[Sequence[str]], found: Sequence[Group], trained: Sweep, alone: Sweep
+) -> list[list[str]]:
+    """Rows of the second table: the policy with the unseen beside what there is without training, and with it."""
+    names = [arm.name for arm in recording.arms]
+    rows = []
+    for arms, group in zip(groups, found, strict=True):
+        unseen = [names.index(arm) for arm in arms]
+        seen = [number for number in range(len(names)) if number not in unseen]
+        best, best_unseen = best_alone(recording, range(len(names))), best_alone(recording, unseen)
+        others = {
+            "the policy without": group.without,
+            "trained with": trained,
+            "zero router without": some_arms(alone, seen),
+            "zero router with": alone,
+            f"always {names[best]}, the best arm": some_arms(alone, [best]),
+        }
+        if best_unseen != best:
+            others[f"always {names[best_unseen]}, the best left out"] = some_arms(alone, [best_unseen])
+        for number, (name, other) in enumerate(others.items()):
+            lead = aiq_difference(group.unseen, other, alone)
+            difference = f"{lead.estimate:+.3f} [{lead.low:+.3f}, {lead.high:+.3f}]{'*' if lead.excludes_zero else ''}"
+            rows.append(["" if number else ", ".join(arms), name, f"{quality(other, alone):.3f}", difference])
+    return rows
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], names: int) -> list[str]:
+    """Lines of a table; the first so many columns are names."""
+    rule = f"|{' --- |' * names}{' ---: |' * (len(header) - names)}"
+    return [f"| {' | '.join(header)} |", rule, *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def page(name: str, tasks: int, rows: list[list[str]], others: list[list[str]], note: str) -> str:
     """The page of docs/."""
-    lines = [
-        f"| {' | '.join(HEADER)} |",
-        f"| --- |{' ---: |' * (len(HEADER) - 1)}",
-        *(f"| {' | '.join(r)} |" for r in rows),
-    ]
     return "\n".join(
         [
             "# An arm that training never saw",
             "",
             "The arm-attention network knows an arm by its descriptor (price, measured accuracy by kind of situation,",
             "latency, tokens), so a policy can be moved to a pool with another arm: `policy.adapt(recording)`.",
-            f"How much of the arm's worth does it get without learning anything more? AIQ on `{name}`:",
+            "How much of the arm's worth does it get without learning anything more?",
+            f"AIQ on {tasks} tasks of `{name}`:",
             "",
-            *lines,
+            *markdown(HEADER, rows, 1),
             "",
             "± is the standard deviation between seeds. No share is given where the gain from training with the arm is",
             "within two standard errors of nothing: the other arms make up for it. The last column is the share of the",
             "calls that the unseen gets over the budgets.",
             "",
+            "Where the best arm of the pool is among the unseen, whoever always calls that one gains, too. So the same",
+            "policy, with the unseen, beside what needs no policy:",
+            "",
+            *markdown(BESIDE, others, 2),
+            "",
+            "Brackets: 95 % paired bootstrap over tasks and seeds; * excludes 0. AIQ of a policy is here that of the",
+            "mean over seeds at each operating point. The zero router mixes single arms at random. The best arm is the",
+            "one with the highest AIQ alone on the validation tasks.",
+            "",
+            "A policy's AIQ is that of the hull over all budgets and prices on the evaluated tasks themselves, whereas",
+            "`routegym bench` chooses the points on validation tasks: so it may be optimistic.",
+            "",
             f"Every policy is trained with `vary_arms(recording, {DROP})`: each training task lacks a random part of",
             "the pool. Not shown: descriptors measured on other tasks.",
             "",
             note,
-            "",
+            END,
         ]
     )
 
@@ -151,8 +212,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     recording, began = load_recording(options.recording), time.process_time()
     learner = replace(LEARNER, updates=5) if options.quick else LEARNER
     groups = [group.split(",") for group in options.left_out or [arm.name for arm in recording.arms]]
-    values = np.stack([measure(recording, groups, learner, seed, options.split) for seed in range(options.seeds)])
-    rows = table(groups, values)
+    found, trained = measure(recording, groups, learner, options.seeds, options.split)
+    alone = arms_alone(recording, recording.split(options.split))
+    rows = table(groups, found, trained, alone)
+    others = beside(recording, groups, found, trained, alone)
     named = ""
     if options.left_out is not None:
         named = f"--recording {options.recording} --left-out {' '.join(options.left_out)} "
@@ -162,10 +225,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"`python benchmarks/unseen_arm.py {named}--seeds {options.seeds} --write`"
     )
     show("AIQ with an arm that training never saw", HEADER, rows, note)
+    show("The same beside what needs no policy", BESIDE, others, "95 % paired bootstrap over tasks and seeds")
     if options.write:
         place = PAGE if options.left_out is None else PAGE.with_stem(f"unseen_arm_{recording.name}")
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(page(recording.name, rows, note), encoding="utf-8")
+        _, _, below = place.read_text(encoding="utf-8").partition(END) if place.exists() else ("", "", "")
+        written = page(recording.name, alone.scores.shape[2], rows, others, note)
+        place.write_text(f"{written}{below or chr(10)}", encoding="utf-8")
 
 
 if __name__ == "__main__":

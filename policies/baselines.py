@@ -36,6 +36,7 @@ __all__ = [
     "RandomMixture",
     "RoundRobin",
     "begin",
+    "fallbacks",
     "ladder_of",
 ]
 
@@ -74,16 +75,7 @@ class Baseline:
         first = self.layout.columns["node_signals"].start
         running = arm_signals(recording.node_signal_names, self._names).get("running", ())
         self._running = [first + column for column in running]
-        starts = recording.graph.task_start
-        worst = recording.graph.node_reserve[starts[starts >= 0], : self.n_arms]
-        legal = ~np.isnan(worst)
-        price = np.where(legal, worst, 0.0).sum(axis=0) / np.maximum(legal.sum(axis=0), 1)
-        order = np.argsort(price, kind="stable")
-        # Row a: arm a, then the cheaper arms from the dearest down, then the dearer ones from the cheapest
-        # up.
-        self._fallback = np.empty((self.n_arms, self.n_arms), dtype=np.int64)
-        for place, arm in enumerate(order):
-            self._fallback[arm] = np.concatenate([order[place::-1], order[place + 1 :]])
+        self._fallback = fallbacks(recording)
 
     def predict(
         self,
@@ -161,6 +153,22 @@ def ladder_of(recording: Recording, split: str = "train") -> tuple[tuple[str, ..
     kept = hull(*zip(*points, strict=True))
     arms = [points.index(point) for point in zip(kept.costs.tolist(), kept.scores.tolist(), strict=True)]
     return tuple(recording.arms[arm].name for arm in arms), kept
+
+
+def fallbacks(recording: Recording) -> _Actions:
+    """Which arms are called in place of one that is masked, int64 (n_arms, n_arms), the first that is not.
+
+    Row a: arm a, then the cheaper arms from the dearest down, then the dearer ones from the cheapest up.
+    """
+    starts, n_arms = recording.graph.task_start, len(recording.arms)
+    worst = recording.graph.node_reserve[starts[starts >= 0], :n_arms]
+    legal = ~np.isnan(worst)
+    price = np.where(legal, worst, 0.0).sum(axis=0) / np.maximum(legal.sum(axis=0), 1)
+    order = np.argsort(price, kind="stable")
+    rows = np.empty((n_arms, n_arms), dtype=np.int64)
+    for place, arm in enumerate(order):
+        rows[arm] = np.concatenate([order[place::-1], order[place + 1 :]])
+    return rows
 
 
 def begin(n: int, state: Any, episode_start: npt.NDArray[np.bool_] | None) -> tuple[_Actions, _Masks]:

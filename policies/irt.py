@@ -7,7 +7,8 @@ Papers: Song et al., "IRT-Router: Effective and Interpretable Multi-LLM Routing 
 Econometrica 47 (1979) (which of several costly chances to try next, and when to stop).
 Deviations: one hidden difficulty per task, the same for all arms up to a factor, beside linear functions of what is
 seen of the task; the posterior after failures decides the next attempt; the order is found by trying out the orders of
-a short list and not by an index, because an episode allows few attempts and arms fail together.
+a short list and not by an index, because an episode allows few attempts and arms fail together; an arm that has failed
+is begun again only where that ever solved a training task.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class _Columns(NamedTuple):
     """What changes while an attempt goes on."""
     tried: Ints
     running: Ints
+    begun: Ints
+    """The signal that counts attempts."""
 
 
 class _Model(NamedTuple):
@@ -79,6 +82,8 @@ class _Model(NamedTuple):
     """Values of the hidden difficulty, (q,)."""
     weights: Floats
     """How likely each of them is, (q,)."""
+    unit: Floats
+    """What an attempt adds to the signal that counts them, (1,); empty where none is shown."""
 
 
 class IRTPolicy:
@@ -90,6 +95,7 @@ class IRTPolicy:
         most: attempts that an episode allows.
         shortlist: arms whose orders are tried out.
         columns: where things stood in the observation that the model was fitted to, by name.
+        retries: whether an arm that has failed may solve the task when it is begun again.
     """
 
     kind = "irt"
@@ -101,11 +107,12 @@ class IRTPolicy:
         most: int,
         shortlist: int,
         columns: Mapping[str, Ints],
+        retries: bool,
     ) -> None:
         self.layout = ObservationLayout.of(recording)
         self.n_arms = len(recording.arms)
         self._scale, self._most, self._shortlist = recording.cost_scale_usd, most, min(shortlist, self.n_arms)
-        self._controls, self._told = bool(recording.controls), recording.tells_success
+        self._controls, self._told, self._retries = bool(recording.controls), recording.tells_success, retries
         self._columns = _Columns(**{name: np.asarray(columns[name], dtype=np.int64) for name in _Columns._fields})
         self._model = _Model(**{name: np.asarray(model[name], dtype=np.float64) for name in _Model._fields})
         self._plans = {
@@ -158,6 +165,9 @@ class IRTPolicy:
         price = np.maximum(price_of(flat, self.layout), _TIE) / self._scale
         legal = masks[:, : self.n_arms]
         running = flat[:, self._columns.running] > 0.5 if len(self._columns.running) else np.zeros_like(legal)
+        if not self._retries:  # an arm that fails again is begun only where something must be, and nothing else may
+            hopeful = legal & (running | ~self._failed(flat, abandoned))
+            legal = np.where(masks[:, -1:] | hopeful.any(axis=1, keepdims=True), hopeful, legal)
         begun = self._begun(flat)
         # without a verdict a second answer would take the first one's place, and nobody says which is right
         left = np.clip((self._most if self._told else 1) - begun, 0, None)
@@ -250,10 +260,8 @@ class IRTPolicy:
         fresh = sigmoid(logit[:, :, None] + steps)
         posterior = np.tile(model.weights, (len(flat), 1))
         if self._told and len(columns.tried):
-            tried = flat[:, columns.tried] > 0.5
-            if abandoned is not None:
-                tried &= ~abandoned
-            posterior = posterior * np.where(tried[:, :, None], 1.0 - fresh, 1.0).prod(axis=1)
+            failed = self._failed(flat, abandoned)
+            posterior = posterior * np.where(failed[:, :, None], 1.0 - fresh, 1.0).prod(axis=1)
             posterior /= np.maximum(posterior.sum(axis=1, keepdims=True), 1e-300)
         if not len(columns.running):
             return fresh, cost, posterior
@@ -263,10 +271,20 @@ class IRTPolicy:
         later = cost * np.exp(np.minimum(attempt @ model.left, 0.0))[:, None]
         return np.where(running[:, :, None], going, fresh), np.where(running, later, cost), posterior
 
+    def _failed(self, flat: npt.NDArray[np.float32], abandoned: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_]:
+        """Arms that were tried and not abandoned, (n, a)."""
+        tried = flat[:, self._columns.tried] > 0.5
+        return tried if abandoned is None else tried & ~abandoned
+
     def _begun(self, flat: npt.NDArray[np.float32]) -> Ints:
-        """Attempts begun, int64 (n,); without a verdict, or where arms are not told apart, whether there is one."""
+        """Attempts begun, int64 (n,); without a verdict, or where arms are not told apart, whether there is one.
+
+        Where no signal counts them, arms are counted: an arm that was begun twice counts once.
+        """
         if not self._told or not len(self._columns.tried):
             return (flat[:, self.layout.columns["step"].start] > 0).astype(np.int64)
+        if len(self._columns.begun):
+            return np.asarray(np.rint(flat[:, self._columns.begun[0]] / self._model.unit[0]), dtype=np.int64)
         begun = flat[:, self._columns.tried] > 0.5
         if len(self._columns.running):
             begun = begun | (flat[:, self._columns.running] > 0.5)
@@ -278,12 +296,16 @@ class IRTPolicy:
 
     def to_state(self) -> tuple[dict[str, Any], Arrays]:
         """See `routegym.policies.storage.StoredPolicy`."""
-        return {"most": self._most, "shortlist": self._shortlist}, {**self._model._asdict(), **self._columns._asdict()}
+        settings = {"most": self._most, "shortlist": self._shortlist, "retries": self._retries}
+        return settings, {**self._model._asdict(), **self._columns._asdict()}
 
     @classmethod
     def from_state(cls, recording: Recording, settings: Mapping[str, Any], arrays: Arrays) -> Self:
         """See `routegym.policies.storage.StoredPolicy`."""
-        return cls(recording, arrays, int(settings["most"]), int(settings["shortlist"]), arrays)
+        # older files count arms, and begin one again that has failed
+        known: Arrays = {"begun": np.zeros(0), "unit": np.zeros(0)} | arrays
+        retries = bool(settings.get("retries", True))
+        return cls(recording, known, int(settings["most"]), int(settings["shortlist"]), known, retries)
 
 
 @dataclass(frozen=True)
@@ -347,8 +369,9 @@ class IRT:
         cost = _log_costs(seen - center, outcomes.cost[start], 2 * penalty)
         known = _with_one(seen - center)
         going, left = _attempts_under_way(graph, outcomes, tasks, known @ ability, known @ cost, discrimination)
-        model = _Model(center, ability, discrimination, going, cost, left, points, weights)
-        return IRTPolicy(recording, model._asdict(), outcomes.most, self.shortlist, columns._asdict())
+        model = _Model(center, ability, discrimination, going, cost, left, points, weights, _unit(graph, columns))
+        retries = not recording.tells_success or _retries(graph, outcomes, model.unit, tasks)
+        return IRTPolicy(recording, model._asdict(), outcomes.most, self.shortlist, columns._asdict(), retries)
 
 
 def _value_of(policy: IRTPolicy, recording: Recording, tasks: Ints, seed: int) -> float:
@@ -392,7 +415,7 @@ def _columns(recording: Recording) -> _Columns:
     arms = [arm.name for arm in recording.arms]
     groups = arm_signals(names, arms)
     per_arm = {column for columns in groups.values() for column in columns}
-    begun = {names.index(name) for name in _BEGUN if name in names}
+    begun = [names.index(name) for name in _BEGUN if name in names]
     nodes = np.flatnonzero(graph.node_status == OPEN)
     signals = graph.node_signals[nodes]
     same = np.all(signals == graph.node_signals[graph.task_start[graph.node_task[nodes]]], axis=0)
@@ -405,7 +428,28 @@ def _columns(recording: Recording) -> _Columns:
         np.array(attempt, dtype=np.int64),
         np.array(groups.get("tried", ()), dtype=np.int64),
         np.array(groups.get("running", ()), dtype=np.int64),
+        np.array([column for column in begun if signals[:, column].any()][:1], dtype=np.int64),
     )
+
+
+def _unit(graph: TransitionGraph, columns: _Columns) -> Floats:
+    """What the first attempt adds to the signal that counts attempts, (1,) or, where none is shown, (0,)."""
+    count = graph.node_signals[graph.node_status == OPEN][:, columns.begun].astype(np.float64)
+    return np.asarray(np.where(count > 0, count, np.inf).min(axis=0))
+
+
+def _retries(graph: TransitionGraph, outcomes: _Outcomes, unit: Floats, tasks: Ints) -> bool:
+    """Whether an arm that has failed ever solves a task when it is begun again at once, or nothing is known of that."""
+    columns, signals = outcomes.columns, graph.node_signals
+    tried = signals[:, columns.tried] > 0.5
+    after = (graph.node_status == OPEN) & (graph.node_running < 0) & (tried.sum(axis=1) == 1)
+    after &= np.isin(graph.node_task, tasks)
+    if len(columns.begun):  # one arm may have failed more than once, and one that is tried may have been abandoned
+        after &= np.rint(signals[:, columns.begun[0]] / unit[0]) == 1
+    source, action = graph.edge_sources()
+    again = np.flatnonzero(after[source] & (action < graph.n_arms))
+    again = again[tried[source[again], action[again]]]
+    return not len(again) or bool((outcomes.score[graph.edges["next"][again], action[again]] > 0).any())
 
 
 def _check_kind(recording: Recording) -> None:

@@ -17,7 +17,7 @@ from routegym.errors import ConfigError
 from routegym.evaluation.frontier import hull
 from routegym.graph.values import always_arm_actions, evaluate_choices, most_attempts
 from routegym.policies import baselines
-from routegym.policies.baselines import ladder_of
+from routegym.policies.baselines import fallbacks, ladder_of
 from routegym.policies.checks import check_positive
 from routegym.policies.selection import Selected, select
 
@@ -209,7 +209,8 @@ def ladders(recording: Recording, tasks: npt.NDArray[np.int64], most: int) -> La
 
     Attempts of different arms are independent given the task, so what a cascade brings follows from the arms alone:
     an arm is reached as often as all before it have failed, and then it costs; what it scores counts where it solves
-    the task, and of an arm that fails where it is the last. An arm that is not legal is passed over.
+    the task, and of an arm that fails where it is the last. An arm that is not legal is passed over; where none of them
+    is, the arm that stands in for the first is called, as by `routegym.policies.baselines.FixedCascade`.
 
     Args:
         recording: its environment says when a task is solved: a score of 1.
@@ -227,6 +228,8 @@ def ladders(recording: Recording, tasks: npt.NDArray[np.int64], most: int) -> La
         outcomes.append((solved[starts], lost[starts], cost[starts]))
     legal = ~np.isnan(graph.node_reserve[starts, : graph.n_arms]).T
     solved, lost, cost = np.where(legal, np.array(outcomes).transpose(1, 0, 2), 0.0)  # (arms, tasks) each
+    instead = np.array([order[legal[order].argmax(axis=0)] for order in fallbacks(recording)])  # (arms, tasks)
+    score_instead, cost_instead = (np.take_along_axis(brought, instead, axis=0) for brought in (solved + lost, cost))
     found: list[tuple[tuple[int, ...], float, float]] = []
     prefixes: list[tuple[tuple[int, ...], float, float]] = [((), 0.0, 0.0)]
     for _ in range(min(most, most_attempts(graph), graph.n_arms)):
@@ -238,11 +241,15 @@ def ladders(recording: Recording, tasks: npt.NDArray[np.int64], most: int) -> La
                 reached = reached * (1 - solved[arm])
             gained, spent = so_far + solved @ reached, paid + cost @ reached  # (arms,)
             last = lost @ reached + ~legal @ kept
+            none = ~legal & ~legal[list(arms)].any(axis=0)  # of the arms so far and this one
+            first = arms[0] if arms else slice(None)
+            last += (none * score_instead[first]).mean(axis=1)
+            other = (none * cost_instead[first]).mean(axis=1)
             for a in range(graph.n_arms):
                 if a in arms:
                     continue
                 longer.append(((*arms, a), float(gained[a]), float(spent[a])))
-                found.append(((*arms, a), float(gained[a] + last[a]), float(spent[a])))
+                found.append(((*arms, a), float(gained[a] + last[a]), float(spent[a] + other[a])))
         prefixes = longer
     arms_of, scores, costs = zip(*found, strict=True)
     return Ladders(arms_of, np.array(scores), np.array(costs))

@@ -25,7 +25,7 @@ from routegym.evaluation.off_policy import LoggedRows, dm, dr, ips, snips
 from routegym.evaluation.oracle import oracle_at_cap, oracle_at_lambda, oracle_frontier
 from routegym.evaluation.outcomes import Grid, Outcomes, budget_grid, play
 from routegym.evaluation.plots import Curve, frontier_figure, shares_figure
-from routegym.evaluation.references import References, arms_alone
+from routegym.evaluation.references import References, arms_alone, recorded_alone
 from routegym.evaluation.regret import regret
 from routegym.evaluation.report import Table, arm_table, budget_table, comparison_table
 from routegym.evaluation.routes import Route, Step, largest_differences, trace_routes
@@ -86,6 +86,7 @@ __all__ = [
     "play",
     "predicted_success",
     "qnc",
+    "recorded_alone",
     "regret",
     "reliability",
     "rollout",

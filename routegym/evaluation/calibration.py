@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from routegym.core.vector_env import RoutingVectorEnv
 from routegym.errors import ConfigError
-from routegym.evaluation.references import arms_alone
+from routegym.evaluation.references import arms_alone, recorded_alone
 
 if TYPE_CHECKING:
     from routegym.graph.recording import Recording
@@ -109,20 +109,24 @@ def expected_calibration_error(
 def predicted_success(policy: SuccessPredicting, recording: Recording, split: str = "test") -> tuple[_Floats, _Floats]:
     """What a policy foresees at the start of each task of the score of every arm alone, and what that score is.
 
+    An arm that is not legal at the start of a task was not recorded for it: nobody knows its score, and the pair is
+    left out.
+
     Args:
         policy: with ``predicted(observation)``, the predicted final score of each action, float (n, n_actions).
         recording: complete.
         split: the tasks.
 
     Returns:
-        predicted and outcome, float64 (tasks * arms,) each.
+        predicted and outcome, float64 (pairs,) each; the pairs of (task, arm) that are legal, task by task.
     """
     tasks = recording.split(split)
     form: Any = getattr(policy, "observation", "flat")
     env = RoutingVectorEnv(len(tasks), recording, split=split, observation=form, info="lean")
     observation, _ = env.reset(seed=0, options={"task_id": tasks})
-    outcome = arms_alone(recording, tasks).scores[0].T.reshape(-1)
-    return policy.predicted(observation)[:, : len(recording.arms)].reshape(-1), outcome
+    known = recorded_alone(recording, tasks).T  # (tasks, arms)
+    outcome = arms_alone(recording, tasks).scores[0].T
+    return policy.predicted(observation)[:, : len(recording.arms)][known], outcome[known]
 
 
 def success_calibration(policy: SuccessPredicting, recording: Recording, split: str = "test") -> dict[str, float]:
@@ -132,7 +136,7 @@ def success_calibration(policy: SuccessPredicting, recording: Recording, split: 
         policy, recording, split: as for `predicted_success`.
 
     Returns:
-        ``brier`` and ``ece`` (15 bins of equal width) over all (task, arm) pairs.
+        ``brier`` and ``ece`` (15 bins of equal width) over all (task, arm) pairs that are legal.
     """
     predicted, outcome = predicted_success(policy, recording, split)
     return {"brier": brier(predicted, outcome), "ece": expected_calibration_error(predicted, outcome)}

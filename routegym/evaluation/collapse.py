@@ -108,6 +108,9 @@ def difficulty(recording: Recording, tasks: npt.ArrayLike, threshold: float = 0.
     With two arms this is the taxonomy of BoPO-style training (arXiv 2602.21227), with exact expectations where that
     has five roll-outs.
 
+    For an arm that was not recorded for a task another one stands in, as in `arms_alone`: nobody knows whether it would
+    have solved it.
+
     Args:
         recording: complete.
         tasks: indices, int (n,).

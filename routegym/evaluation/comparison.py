@@ -13,6 +13,7 @@ from routegym.errors import ConfigError
 from routegym.evaluation.collapse import largest_share, routing_collapse_index, selection_entropy
 from routegym.evaluation.frontier import aiq, hull
 from routegym.evaluation.plots import Curve
+from routegym.evaluation.references import recorded_alone
 from routegym.evaluation.regret import regret
 from routegym.evaluation.statistics import Interval, Sweep, aiq_difference, gap_closed_interval, score_bands
 from routegym.evaluation.strength import apgr, cpt, hypervolume, qnc
@@ -111,7 +112,7 @@ class Comparison:
     def metrics(self) -> dict[str, Any]:
         """Everything that is reported, as JSON-able numbers; intervals are paired bootstraps over tasks and seeds."""
         low, high = self.cost_range
-        arms = self.references.arms
+        tasks, arms = self.recording.split(self.split), self.references.arms
         arm_cost, arm_score = arms.points()
         bound = self.references.attainable
         rival = self.best(learned=False)
@@ -119,7 +120,8 @@ class Comparison:
             "recording": self.recording.name,
             "content_hash": self.recording.content_hash,
             "split": self.split,
-            "tasks": len(self.recording.split(self.split)),
+            "tasks": len(tasks),
+            "masked_pairs": int((~recorded_alone(self.recording, tasks)).sum()),
             "cost_range_usd": [low, high],
             "budgets_usd": self.grid.caps.tolist(),
             "lambdas": self.grid.lambdas.tolist(),

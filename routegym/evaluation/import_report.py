@@ -350,7 +350,7 @@ def row_table(report: ImportReport) -> Table:
 
 
 def arm_table(report: ImportReport) -> Table:
-    """Accuracy, cost, tokens and price of each arm, and the oracle."""
+    """Accuracy, cost, tokens and price of each arm, in the order of their actions, and the oracle."""
     stated = any(arm.stated is not None for arm in report.arms)
     priced = any(arm.fitted or arm.price for arm in report.arms)
     extra = (("USD per million tokens",) if priced else ()) + (("stated",) if stated else ())
@@ -365,8 +365,9 @@ def arm_table(report: ImportReport) -> Table:
         rows.append(tuple(cells))
     blank = ("",) * (len(header) - 4)
     rows.append(("oracle", "", f"{report.oracle_score:.4f}", f"{report.oracle_cost_usd:.6f}", *blank))
+    paid = [arm.cost_usd for arm in report.arms]
     return Table(
-        title="arms, the cheapest first",
+        title="arms, the cheapest first" if paid == sorted(paid) else "arms, in the order of their actions",
         header=header,
         rows=rows,
         notes=(

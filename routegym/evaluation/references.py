@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from routegym.evaluation.outcomes import Grid, Outcomes
     from routegym.graph.recording import Recording
 
-__all__ = ["References", "arms_alone", "references"]
+__all__ = ["References", "arms_alone", "recorded_alone", "references"]
 
 _PRICES = 25
 
@@ -26,7 +26,7 @@ class References:
     """Outcomes of what is not learned, on the tasks of one split, exact over the recorded samples."""
 
     arms: Sweep
-    """Each arm alone without a cap: (1, arms, tasks); its hull is the zero router."""
+    """Each arm alone without a cap, see `arms_alone`: (1, arms, tasks); its hull is the zero router."""
     oracle_cap: Sweep
     """The clairvoyant optimum under each finite budget of the grid: (1, caps, tasks)."""
     oracle_mean: Sweep
@@ -38,13 +38,23 @@ class References:
 
 
 def arms_alone(recording: Recording, tasks: npt.NDArray[np.int64]) -> Sweep:
-    """Every arm alone, without a cap: expected score and cost of each task."""
+    """Every arm alone, without a cap: expected score and cost of each task.
+
+    Something has to be played: where an arm is not legal at the start of a task, since it was not recorded for it, the
+    legal one with the lowest worst case stands in. `recorded_alone` tells where.
+    """
     graph = recording.graph
     starts = graph.task_start[tasks]
     outcomes = [evaluate_choices(graph, always_arm_actions(graph, arm)) for arm in range(graph.n_arms)]
     return Sweep(
         np.array([score[starts] for score, _ in outcomes])[None], np.array([cost[starts] for _, cost in outcomes])[None]
     )
+
+
+def recorded_alone(recording: Recording, tasks: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Whether each arm is legal at the start of each task, bool (arms, tasks); if not, it was not recorded for it."""
+    graph = recording.graph
+    return np.asarray(~np.isnan(graph.node_reserve[graph.task_start[tasks], : graph.n_arms]).T)
 
 
 def references(recording: Recording, split: str, grid: Grid, attainable: Outcomes | None = None) -> References:

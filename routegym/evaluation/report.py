@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,7 @@ def comparison_table(metrics: Mapping[str, Any]) -> Table:
             f"Best baseline: {metrics['best_baseline'] or 'none'}. QNC: cost of the best single arm's score over that "
             "arm's cost. Violations: episodes above their hard budget.",
             *((_POOLED,) if _folds(metrics) else ()),
+            *_stand_ins(metrics),
         ),
         strong=frozenset(name for name, found in policies.items() if found["learned"]),
     )
@@ -111,6 +112,16 @@ def budget_table(metrics: Mapping[str, Any]) -> Table:
 def _folds(metrics: Mapping[str, Any]) -> int:
     """Folds of the cross-validation; 0 without one, and in metrics that do not say how they were made."""
     return int(metrics.get("made", {}).get("folds", 0))
+
+
+def _stand_ins(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """What is played where an arm was not recorded; nothing in metrics that do not say how often that is."""
+    if masked := metrics.get("masked_pairs"):
+        pairs = metrics["tasks"] * len(metrics["arms"])
+        yield (
+            f"Single arms and the zero router: for {masked:,} of {pairs:,} (task, arm) pairs, which were not recorded, "
+            "the arm with the lowest worst case of the task stands in."
+        )
 
 
 def _tasks(metrics: Mapping[str, Any]) -> str:
@@ -222,6 +233,7 @@ def decision_table(metrics: Mapping[str, Any]) -> Table:
             "entropy of the choice (0 one arm, 1 all alike);",
             "share of episodes that some arm alone would have played better or as well for less; score lost to the "
             "clairvoyant optimum under that budget.",
-            f"Brier and ECE: of the predicted score of every arm alone, at the start of a task{held}.",
+            "Brier and ECE: of the predicted score of every arm alone"
+            f"{' that was recorded for it' if metrics.get('masked_pairs') else ''}, at the start of a task{held}.",
         ),
     )

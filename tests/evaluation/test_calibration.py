@@ -5,8 +5,15 @@ import numpy as np
 import pytest
 
 from routegym.errors import ConfigError
-from routegym.evaluation.calibration import brier, expected_calibration_error, reliability, success_calibration
-from routegym.evaluation.references import arms_alone
+from routegym.evaluation.calibration import (
+    brier,
+    expected_calibration_error,
+    predicted_success,
+    reliability,
+    success_calibration,
+)
+from routegym.evaluation.references import arms_alone, recorded_alone
+from routegym.graph.subset import vary_arms
 
 PREDICTED, OUTCOME = [0.1, 0.2, 0.6, 0.9, 1.0], [0, 1, 1, 1, 0]
 
@@ -84,3 +91,21 @@ def test_a_policy_that_knows_is_calibrated_and_one_that_boasts_is_not():
     boasting = success_calibration(Says(np.ones_like(truth)), recording)
     assert boasting["ece"] == pytest.approx(1 - truth.mean())
     assert boasting["brier"] == pytest.approx(((1 - truth) ** 2).mean())
+
+
+def test_what_was_not_recorded_is_not_held_against_a_policy():
+    whole = helpers.build("single_call", 40)
+    masked = vary_arms(whole, drop=0.6, split="test")
+    tasks = whole.split("test")
+    known = recorded_alone(masked, tasks).T  # (tasks, arms)
+    assert 0 < known.sum() < known.size
+    truth = arms_alone(whole, tasks).scores[0].T
+
+    class Knows:
+        def predicted(self, observation):
+            return np.pad(truth, ((0, 0), (0, whole.graph.n_actions - whole.graph.n_arms)))
+
+    assert (truth != arms_alone(masked, tasks).scores[0].T)[~known].any()  # of the arm that stands in
+    assert success_calibration(Knows(), masked) == {"brier": 0.0, "ece": 0.0}
+    for pairs in predicted_success(Knows(), masked):
+        assert pairs.tolist() == truth[known].tolist()

@@ -239,3 +239,10 @@ def test_it_is_the_same_whatever_is_to_be_learned(kind: Any) -> None:
     report = import_report(to_recording(data, kind, text="none"))
     assert (report.oracle_score, report.oracle_cost_usd) == (0.625, 4.0)
     assert report.kind == kind
+
+
+def test_arms_in_the_order_that_was_asked_for_are_not_said_to_be_sorted() -> None:
+    assert arm_table(report_of(BY_HAND)).title == "arms, the cheapest first"
+    asked = import_report(to_recording(data_of(BY_HAND), arms=["dear", "cheap"], text="none"))
+    assert [line[0] for line in arm_table(asked).rows] == ["dear", "cheap", "oracle"]
+    assert arm_table(asked).title == "arms, in the order of their actions"

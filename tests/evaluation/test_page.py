@@ -24,8 +24,9 @@ from routegym.evaluation.outcomes import Grid, play
 from routegym.evaluation.page import Section, figures, report_page
 from routegym.evaluation.page.content import contrast, section_content, situation
 from routegym.evaluation.page.text import excerpt, label, reveal
-from routegym.evaluation.references import references
+from routegym.evaluation.references import recorded_alone, references
 from routegym.graph.recording import Recording
+from routegym.graph.subset import vary_arms
 from routegym.policies.algorithm import Problem
 from routegym.policies.baselines import AlwaysArm, ConfidenceCascade
 from routegym.policies.success import KNN
@@ -163,10 +164,11 @@ def test_a_card_tells_both_routes_and_every_arm_alone(section: Section, cascade:
         assert card.prompt == cascade.tasks.prompts[task]
         assert card.reference == cascade.tasks.references[task]
         arms = comparison.references.arms
-        assert [score for _, score, _, _ in card.alone] == pytest.approx(arms.scores[0, :, index])
-        assert [name for name, *_ in card.alone] == [arm.name for arm in cascade.arms]
+        outcomes = [outcome for _, outcome in card.alone if outcome]
+        assert [score for score, _, _ in outcomes] == pytest.approx(arms.scores[0, :, index])
+        assert [name for name, _ in card.alone] == [arm.name for arm in cascade.arms]
         budget = comparison.grid.caps[section.cap]
-        assert [inside for *_, inside in card.alone] == (arms.costs[0, :, index] <= budget).tolist()
+        assert [inside for *_, inside in outcomes] == (arms.costs[0, :, index] <= budget).tolist()
         assert card.solved_by == (arms.scores[0, :, index] >= 0.5).sum()
         assert (card.difficulty == "intractable") == (card.solved_by == 0)
         assert card.gain == card.ways[0].score - card.ways[1].score
@@ -174,6 +176,33 @@ def test_a_card_tells_both_routes_and_every_arm_alone(section: Section, cascade:
         assert {stop.choice for way in card.ways for stop in way.stops} <= set(cascade.action_names)
     assert dict(content.levels).keys() == set(DIFFICULTIES)
     assert sum(count for _, count in content.levels) == len(tasks)
+
+
+def test_an_arm_that_was_not_recorded_is_said_to_be_so(cascade: Recording, page: str):
+    masked = vary_arms(cascade, drop=0.6, split="test")
+    section = section_of(masked)
+    content = section_content(section, count=5)
+    known = recorded_alone(masked, masked.split("test"))
+    assert content.masked == section.metrics["masked_pairs"] == (~known).sum()
+    assert content.contrast is not None
+    cards = (*content.contrast.gained, *content.contrast.lost)
+    for card in cards:
+        there = known[:, masked.split("test").tolist().index(masked.task_index[card.task])]
+        assert [outcome is not None for _, outcome in card.alone] == there.tolist()
+        assert card.solved_by == sum(outcome[0] >= 0.5 for _, outcome in card.alone if outcome)
+    missing = sum(outcome is None for card in cards for _, outcome in card.alone)
+    html = report_page([section], count=5)
+    text = Reader(html).text
+    assert missing
+    assert html.count('<td colspan="3">not recorded</td>') == missing
+    for said in (
+        "recorded arms alone solve",
+        "another one stands in",
+        "worst case stands in",
+        "that was recorded for it",
+    ):
+        assert said in text
+        assert said not in Reader(page).text
 
 
 def test_situations_are_readable(cascade: Recording):

@@ -141,3 +141,10 @@ def test_with_folds_tables_say_so_and_what_is_of_the_first_one(metrics):
     assert "7 tasks, 5-fold cross-validation, training seeds" in results_page(folded)
     assert decision_table(folded).notes[-1].endswith("at the start of a task; first fold, 3 tasks.")
     assert decision_table(metrics).notes[-1].endswith("at the start of a task.")
+
+
+def test_it_is_said_where_an_arm_stands_in_for_another(metrics):
+    assert "stands in" not in text(comparison_table(metrics)) + text(decision_table(metrics))
+    metrics |= {"masked_pairs": 3, "arms": {"nano/direct": {}, "large/written": {}}}
+    assert "for 3 of 14 (task, arm) pairs, which were not recorded" in text(comparison_table(metrics))
+    assert "every arm alone that was recorded for it, at the start" in text(decision_table(metrics))

@@ -280,6 +280,72 @@ def test_attempts_are_counted_whatever_the_import_allowed(verdict: bool) -> None
         assert (choices(policy, recording, 0.0, 1) == 2).all()  # the first answer is handed in
 
 
+def trials(solved, costs, most):
+    """A recording where every arm may be called several times; `solved` bool (n, arms, trials)."""
+    n, arms, often = solved.shape
+    rows = [
+        (f"q{q}", f"arm{arm}", trial, float(solved[q, arm, trial]), costs[arm])
+        for q in range(n)
+        for arm in range(arms)
+        for trial in range(often)
+    ]
+    names = ("query", "arm", "trial", "score", "cost_usd")
+    table = pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+    ids = [f"q{q}" for q in range(n)]
+    splits = ["train" if q % 3 else "test" for q in range(n)]
+    data = RoutingData("made", table, pa.table({"query": ids, "prompt": ids, "split": splits}), verdict=True)
+    return to_recording(data, "cascade", arms=["arm0", "arm1"], most_attempts=most, text="none").recording
+
+
+def test_every_attempt_of_an_arm_counts(tmp_path) -> None:
+    """Also the second one of the same arm, which leaves one attempt of three."""
+    rng = np.random.default_rng(6)
+    recording = trials(rng.random((N, 2, 3)) < np.array([0.2, 0.9])[:, None], (0.1, 1.0), most=3)
+    policy = FAST.fit(Problem(recording))
+    save_policies(tmp_path, recording, {0: policy})
+    loaded = load_policies(tmp_path, recording)[0]
+    assert isinstance(loaded, IRTPolicy)
+    env = RoutingVectorEnv(N, recording, split="all", autoreset_mode="Disabled")
+    env.reset(seed=0, options={"task_id": np.arange(N), "lambda": 0.0})
+    alive = np.ones(N, dtype=bool)
+    for count in (1, 2):
+        observation, _, over, *_ = env.step(np.zeros(N, dtype=np.int64))
+        alive &= ~over
+        assert (policy._begun(observation[alive]) == count).all()
+        assert (loaded._begun(observation[alive]) == count).all()
+    assert (choices(policy, recording, 0.2, 0, 0) == 1).all()  # the last attempt is worth .9 - .2
+
+
+def test_an_arm_that_fails_again_is_not_begun_again() -> None:
+    rng = np.random.default_rng(7)
+    fresh = rng.random((N, 2, 2)) < np.array([0.5, 0.9])[:, None]
+    same = trials(fresh[:, :, :1].repeat(2, axis=2), (0.1, 1.0), most=2)
+    stuck, lucky = (FAST.fit(Problem(recording)) for recording in (same, trials(fresh, (0.1, 1.0), most=2)))
+    price = 0.95 * same.cost_scale_usd  # arm1 is not worth it
+    assert (choices(lucky, same, price, 0) == 0).all()
+    assert (choices(stuck, same, price, 0) == 2).all()
+    settings, arrays = stuck.to_state()
+    assert (choices(IRTPolicy.from_state(same, settings, arrays), same, price, 0) == 2).all()
+    env = RoutingVectorEnv(1, same, split="test", autoreset_mode="Disabled")
+    env.reset(seed=0, options={"task_id": same.split("test")[~fresh[same.split("test"), 0, 0]][:1]})
+    observation, *_ = env.step(np.array([0]))
+    masks = np.array([[True, False, False]])
+    assert stuck.predict(observation, action_masks=masks)[0] == 0  # nothing else may be done
+    abandoned, begun = np.array([[True, False]]), np.array([False])
+    dear = {"action_masks": np.array([[True, False, True]])}
+    assert stuck.predict(observation, abandoned, begun, **dear)[0] == 0  # that says nothing
+    assert stuck.predict(observation, ~abandoned, begun, **dear)[0] == 2
+
+
+def test_older_files_count_arms_and_begin_them_again() -> None:
+    solved = independent()[:, :, None].repeat(2, axis=2)
+    recording = trials(solved, (0.1, 1.0), most=2)
+    settings, arrays = FAST.fit(Problem(recording)).to_state()
+    assert settings.pop("retries") is False
+    older = IRTPolicy.from_state(recording, settings, {k: v for k, v in arrays.items() if k not in {"begun", "unit"}})
+    assert (choices(older, recording, 0.95 * recording.cost_scale_usd, 0) == 0).all()
+
+
 @pytest.mark.parametrize("penalties", [(), (0.0,), (1.0, -1.0)])
 def test_bad_penalties(penalties: tuple[float, ...]) -> None:
     with pytest.raises(ConfigError, match="penalties"):

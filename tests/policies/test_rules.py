@@ -174,12 +174,12 @@ def test_fixed_cascades_by_hand():
 
 
 def test_an_arm_that_is_not_there_is_passed_over():
-    """Arm 0 is missing in the second of two tasks, which arm 1 solves."""
+    """Arm 0 is missing in the second of two tasks, which arm 1 solves; alone, it is replaced by arm 1 there."""
     recording = cascade_with_a_verdict([(0, 0), (0, 1)], stay=[(0, 1), (1,)])
     recording.graph.node_reserve[np.isinf(recording.graph.node_reserve)] = np.nan
     found = ladders(recording, recording.split("train"), most=2)
     of = dict(zip(found.arms, zip(found.scores, found.costs * 1e6, strict=True), strict=True))
-    assert of[(0,)] == pytest.approx((0.0, 0.5))
+    assert of[(0,)] == pytest.approx((0.5, (1 + 2) / 2))
     assert of[0, 1] == pytest.approx((0.5, (3 + 2) / 2))
 
 
@@ -234,6 +234,30 @@ def test_parts_of_a_score_count_for_the_last_arm_only():
     assert found.scores == pytest.approx([0.8, 0.5, 0.75, 0.8])
     assert found.costs == pytest.approx([1.0, 2.0, 2.0, 3.0])
     env = RoutingVectorEnv(2, recording, split="all", info="lean", autoreset_mode="SameStep")
+    for arms, score, cost in zip(found.arms, found.scores, found.costs, strict=True):
+        table = rollout(baselines.FixedCascade(recording, arms), env, tasks)
+        assert table.score.mean() == pytest.approx(score)
+        assert table.cost_usd.mean() == pytest.approx(cost)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_fixed_cascade_plays_what_was_scored_where_arms_are_masked(seed):
+    """Random tables with parts of a score, where most tasks lack some arms and a few have only one."""
+    rng = np.random.default_rng(seed)
+    there = rng.random((40, 4)) < (0.9, 0.6, 0.4, 0.4)
+    there[np.arange(40), rng.integers(4, size=40)] = True
+    rows = [
+        (f"q{q}", f"a{arm}", float(rng.choice([0.0, 0.25, 1.0])), 10.0**arm * (1 + rng.random()))
+        for q, arm in np.argwhere(there)
+    ]
+    columns = dict(zip(("query", "arm", "score", "cost_usd"), map(list, zip(*rows, strict=True)), strict=True))
+    ids = [f"q{q}" for q in range(40)]
+    data = RoutingData("made", pa.table(columns), pa.table({"query": ids, "prompt": ids}), verdict=True)
+    recording = to_recording(data, "cascade", missing="mask", most_attempts=2 + seed % 2, text="none").recording
+    tasks = np.arange(len(recording.tasks))
+    env = RoutingVectorEnv(len(tasks), recording, split="all", info="lean", autoreset_mode="SameStep")
+    found = ladders(recording, tasks, most=3)
+    assert len(found.arms) == 4 + 12 + 24 * (seed % 2)
     for arms, score, cost in zip(found.arms, found.scores, found.costs, strict=True):
         table = rollout(baselines.FixedCascade(recording, arms), env, tasks)
         assert table.score.mean() == pytest.approx(score)

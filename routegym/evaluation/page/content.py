@@ -17,6 +17,7 @@ from routegym.evaluation.collapse import DIFFICULTIES, difficulty
 from routegym.evaluation.page import figures
 from routegym.evaluation.page.figures import Figure
 from routegym.evaluation.page.text import excerpt
+from routegym.evaluation.references import recorded_alone
 from routegym.evaluation.report import Table, budget_table, comparison_table, decision_table, leaders
 from routegym.evaluation.routes import Route, largest_differences, trace_routes
 from routegym.evaluation.shares import call_shares
@@ -90,14 +91,15 @@ class Card:
     reference: str
     difficulty: str
     solved_by: int
-    """How many arms alone solve it."""
+    """How many arms alone solve it, of those that were recorded for it."""
     gain: float
     """Score of the first way minus that of the second."""
     saved: str
     """USD that the first way is cheaper, with its sign."""
     ways: tuple[Way, Way]
-    alone: tuple[tuple[str, float, str, bool], ...]
-    """Of every arm alone, without a cap: name, expected score, mean cost, whether that is within the budget."""
+    alone: tuple[tuple[str, tuple[float, str, bool] | None], ...]
+    """Of every arm alone, without a cap: name; expected score, mean cost and whether that is within the budget, None
+    where the arm was not recorded for the task."""
     best: tuple[float, str]
     """Score and cost of the clairvoyant optimum under the same hard budget."""
 
@@ -134,6 +136,8 @@ class SectionContent:
     recording: str
     split: str
     tasks: int
+    masked: int
+    """(task, arm) pairs that were not recorded: another arm stands in for them, see `arms_alone`."""
     fold: str | None
     """What shares, calibration and routes are of, if not of all these tasks."""
     best: str | None
@@ -180,6 +184,7 @@ def section_content(section: Section, count: int = 20, tell: Callable[[str], Non
     """
     comparison, metrics = section.comparison, section.metrics
     recording, split = section.played.recording, section.played.split
+    tasks = comparison.recording.split(comparison.split)
     learned, baseline = comparison.best(learned=True), comparison.best(learned=False)
     shown = tuple(leaders(metrics))
     tell("frontier")
@@ -208,7 +213,8 @@ def section_content(section: Section, count: int = 20, tell: Callable[[str], Non
         env=section.env,
         recording=recording.name,
         split=comparison.split,
-        tasks=len(comparison.recording.split(comparison.split)),
+        tasks=len(tasks),
+        masked=int((~recorded_alone(comparison.recording, tasks)).sum()),
         fold=_fold(section),
         best=learned or baseline,
         rival=baseline if learned else None,
@@ -282,19 +288,19 @@ def _card(
     recording, arms, oracle = comparison.recording, comparison.references.arms, comparison.references.oracle_cap
     tasks, task = recording.tasks, routes[0].task
     budget = float(comparison.grid.caps[cap])
-    scores = arms.scores[0, :, index]
+    scores, known = arms.scores[0, :, index], recorded_alone(recording, np.array([task]))[:, 0]
     return Card(
         task=excerpt(tasks.ids[task], _NAME),
         prompt=excerpt(tasks.prompts[task], _PROMPT),
         reference=excerpt(tasks.references[task], _SITUATION),
         difficulty=level,
-        solved_by=int((scores >= _SOLVED).sum()),
+        solved_by=int((known & (scores >= _SOLVED)).sum()),
         gain=routes[0].score - routes[1].score,
         saved=_saved(routes[0].cost_usd, routes[1].cost_usd),
         ways=(_way(recording, names[0], routes[0]), _way(recording, names[1], routes[1])),
         alone=tuple(
-            (name, float(score), format_usd(float(cost)), bool(cost <= budget))
-            for name, score, cost in zip(recording.action_names, scores, arms.costs[0, :, index], strict=False)
+            (arm.name, (float(score), format_usd(float(cost)), bool(cost <= budget)) if there else None)
+            for arm, there, score, cost in zip(recording.arms, known, scores, arms.costs[0, :, index], strict=True)
         ),
         best=(float(oracle.scores[0, cap, index]), format_usd(float(oracle.costs[0, cap, index]))),
     )
