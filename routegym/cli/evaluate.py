@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Evaluate", "compare", "draw", "open_run", "wide_console", "write_results"]
 
 
-_BASELINES = ("random", "first_large_k", "confidence_cascade")
+_BASELINES = ("random", "first_large_k", "confidence_cascade", "fixed_cascade")
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Evaluate:
     budgets: tuple[float, ...] = ()
     """Hard caps in USD; 10 over the recording's range by default."""
     baselines: tuple[str, ...] | None = None
-    """Algorithms to fit and evaluate beside it; random, first_large_k and confidence_cascade by default, as far as the
-    recording has what they need."""
+    """Algorithms to fit and evaluate beside it; by default random, first_large_k, and confidence_cascade or, where the
+    environment says when a task is solved, fixed_cascade, as far as the recording has what they need."""
     attainable: bool = False
     """Work out the attainable bound as well, which takes about a minute; see docs/results.md."""
     recording: str | None = None
@@ -157,7 +157,7 @@ def compare(
             except ConfigError:
                 if baselines is not None:
                     raise
-                continue  # it needs a signal that the recording does not have, and nobody asked for it
+                continue  # it needs what the recording does not tell, and nobody asked for it
         played, validated = (
             {number: play(policy, recording, side, grid, seed) for number, policy in found[name].items()}
             for side in (split, "val")

@@ -105,7 +105,7 @@ class Import:
                 self.report.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(self.report, import_page(report).encode())
         _show(report)
-        self._say_next(imported.recording.content_hash)
+        self._say_next(imported.recording.content_hash, imported.recording.tells_success)
 
     def _options(self) -> dict[str, Any]:
         """The options that were given, as the reader and the conversion take them."""
@@ -153,7 +153,7 @@ class Import:
                 words += [f"--{name.replace('_', '-')}", str(value)]
         return shlex.join([*words, "-o", self.out.name])
 
-    def _say_next(self, content_hash: str) -> None:
+    def _say_next(self, content_hash: str, tells_success: bool) -> None:
         from routegym.registration import ENV_IDS, kind_of
 
         print(f"\n{self.out}: content hash {content_hash[:12]}")
@@ -161,7 +161,8 @@ class Import:
             if kind_of(env) == self.kind:
                 where = f"--env {env} --recording {shlex.quote(str(self.out))}"
                 print(f"next: routegym train {where} --algo all_action --seeds 1")
-                print(f"      routegym bench {where} --policies knn logistic random_mixture all_action --seeds 1")
+                policies = f"knn logistic random_mixture {'fixed_cascade ' if tells_success else ''}all_action"
+                print(f"      routegym bench {where} --policies {policies} --seeds 1")
 
 
 def import_help() -> str:

@@ -82,6 +82,21 @@ def test_the_next_command_works(table: Path, tmp_path: Path, capsys: pytest.Capt
     assert "needs the signal 'confidence'" in said(capsys, *named, code=2)
 
 
+def test_cascades_stand_beside_a_policy_that_is_told_of_success(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The strongest rule there; elsewhere it is not named."""
+    out = tmp_path / "told"
+    common = ("import", "table", str(table), "-o", str(out), "--columns", *COLUMNS.split(), "--text", "none")
+    assert "fixed_cascade" not in said(capsys, *common)
+    text = said(capsys, *common, "--kind", "cascade", "--verdict")
+    assert "--policies knn logistic random_mixture fixed_cascade all_action --seeds 1" in text
+    (command,) = re.findall(r"^next: routegym (.*)$", text, flags=re.MULTILINE)
+    said(capsys, *command.split(), "--set", "updates=30", "--out", str(tmp_path / "run"))
+    policies = json.loads((tmp_path / "run" / "metrics.json").read_text())["policies"]
+    assert policies.keys() == {"all_action", "random", "first_large_k", "fixed_cascade"}
+
+
 @pytest.mark.parametrize("kind", ["single_call", "cascade"])
 def test_options(kind: str, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = table.read_text(encoding="utf-8").replace(",", ";").splitlines()
