@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,6 +82,8 @@ class ImportReport:
     """(query, arm) pairs of the recording without a row, which are not legal there."""
     moved: int
     """Queries put into another split because the same prompt is held out there."""
+    validated: int
+    """Training queries put into the validation split, because the source names splits and has none."""
     costs: str
     """``stated`` dollars, or ``tokens`` at prices."""
     arms: tuple[ArmReport, ...]
@@ -95,15 +97,25 @@ class ImportReport:
     leaks: tuple[Leak, ...]
     notes: tuple[str, ...]
 
+    @property
+    def no_trade_off(self) -> str:
+        """Why no arm costs more than another on average; empty where one does."""
+        paid = [arm.cost_usd for arm in self.arms]
+        if not any(paid):
+            return "all costs are 0"
+        if len(paid) == 1:
+            return "there is one arm"
+        return f"all arms cost {paid[0]:.3g} USD on average" if math.isclose(min(paid), max(paid)) else ""
+
     def as_dict(self) -> dict[str, Any]:
         """Everything, JSON-able."""
         return {**asdict(self), "leaks": [{"kind": leak.kind, "what": str(leak)} for leak in self.leaks]}
 
     def summary(self) -> dict[str, Any]:
         """What is kept with the recording, JSON-able."""
-        names = ("rows_read", "rows_kept", "lost_turns", "complete_arms", "moved", "masked", "cheapest_arm", "best_arm")
+        counts = ("rows_read", "rows_kept", "lost_turns", "complete_arms", "moved", "validated", "masked")
         return {
-            **{name: getattr(self, name) for name in names},
+            **{name: getattr(self, name) for name in (*counts, "cheapest_arm", "best_arm")},
             "oracle": [self.oracle_score, self.oracle_cost_usd],
             "warnings": list(self.warnings),
             "leaks": [leak.what for leak in self.leaks],
@@ -126,7 +138,7 @@ def import_report(imported: Imported) -> ImportReport:
     arms = tuple(_arm(data, name, rows[arm], float(means[arm]), float(paid[arm])) for arm, name in enumerate(names))
     asked = len(data.queries)
     splits = recording.tasks.splits
-    return ImportReport(
+    report = ImportReport(
         name=recording.name,
         kind=recording.kind,
         rows_read=len(data.responses) + sum(data.dropped.values()),
@@ -139,6 +151,7 @@ def import_report(imported: Imported) -> ImportReport:
         complete_arms=sum(arm.queries == asked for arm in arms),
         masked=imported.masked,
         moved=imported.moved,
+        validated=imported.validated,
         costs=recording.provenance["imported"]["costs"],
         arms=arms,
         cheapest_arm=names[int(np.argmin(paid))],
@@ -149,6 +162,7 @@ def import_report(imported: Imported) -> ImportReport:
         leaks=tuple(find_leaks(recording)),
         notes=tuple(data.notes),
     )
+    return replace(report, warnings=(*_unplayable(report), *report.warnings))
 
 
 # -- numbers -----------------------------------------------------------------------------------
@@ -224,6 +238,20 @@ def _lost(imported: Imported) -> Iterator[str]:
     needed = "a cost" if stated else "tokens and a price of its arm"
     for name in imported.lost_arms:
         yield f"{name} is not in the recording: none of its rows has a known query, and {needed}"
+
+
+def _unplayable(report: ImportReport) -> Iterator[str]:
+    """What `routegym train` and `routegym bench` would refuse."""
+    if report.no_trade_off:
+        yield (
+            f"there is no cost to trade off: {report.no_trade_off}; routegym train and routegym bench refuse such a "
+            "recording"
+        )
+    if not report.tasks.get("test"):
+        yield (
+            "there is no test split, so there is nothing to compare routers on; routegym bench --folds 5 "
+            "--no-attainable holds out every query once"
+        )
 
 
 def _warnings(data: RoutingData, arms: Sequence[ArmReport], rows: Sequence[pa.Table]) -> Iterator[str]:
@@ -345,6 +373,8 @@ def row_table(report: ImportReport) -> Table:
         rows.append(("(query, arm) pairs without a row, masked", f"{report.masked:,}"))
     if report.moved:
         rows.append(("queries moved to the split that holds out the same prompt", f"{report.moved:,}"))
+    if report.validated:
+        rows.append(("queries moved to validation, which the source lacks", f"{report.validated:,}"))
     costs = "dollars as the source states them" if report.costs == "stated" else "tokens at the prices of the source"
     return Table(f"{report.name}, kind {report.kind}", ("", "number"), rows, (f"Costs: {costs}.", *report.notes))
 

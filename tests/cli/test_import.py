@@ -97,6 +97,31 @@ def test_cascades_stand_beside_a_policy_that_is_told_of_success(
     assert policies.keys() == {"all_action", "random", "first_large_k", "fixed_cascade"}
 
 
+def test_no_command_is_named_that_would_refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "r.csv", tmp_path / "theirs"
+    common = ("import", "table", str(path), "-o", str(out), "--text", "none")
+
+    def import_of(small: float, split: str) -> str:
+        rows = [
+            f"q{query},{arm},{(query + (arm == 'large')) % 2},{usd},{split}"
+            for query in range(80)
+            for arm, usd in (("small", small), ("large", 0.01))
+        ]
+        path.write_text("query,arm,score,cost_usd,split\n" + "\n".join(rows) + "\n", encoding="utf-8")
+        return said(capsys, *common)
+
+    text = import_of(0.01, "")
+    assert "warning: there is no cost to trade off: all arms cost 0.01 USD on average" in text
+    assert "next: nothing to train, there is no cost to trade off" in text
+    assert "--algo" not in text
+    text = import_of(0.001, "train")
+    assert "warning: there is no test split" in text
+    assert "routegym train --env" not in text
+    (command,) = re.findall(r"^next: routegym (bench .*)$", text, flags=re.MULTILINE)
+    quick = command.replace("knn logistic random_mixture all_action", "random_mixture").split()
+    assert "5-fold cross-validation" in said(capsys, *quick, "--out", str(tmp_path / "bench"))
+
+
 @pytest.mark.parametrize("kind", ["single_call", "cascade"])
 def test_options(kind: str, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = table.read_text(encoding="utf-8").replace(",", ";").splitlines()

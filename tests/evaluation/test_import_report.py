@@ -18,7 +18,8 @@ Rows = list[dict[str, Any]]
 def data_of(rows: Rows, **options: Any) -> RoutingData:
     names = list(dict.fromkeys(row["query"] for row in rows))
     prompts = options.pop("prompts", [f"what about {name}?" for name in names])
-    queries = pa.table({"query": names, "prompt": prompts, "split": ["train"] * len(names)})
+    splits = options.pop("splits", ["train"] * (len(names) - 1) + ["test"])
+    queries = pa.table({"query": names, "prompt": prompts, "split": splits})
     return RoutingData("theirs", pa.Table.from_pylist(rows), queries, **options)
 
 
@@ -163,6 +164,28 @@ def test_costs_beside_a_price_list(factor: float, said: str) -> None:
     listed = {arm: (prompt * factor, completion * factor) for arm, (prompt, completion) in PRICES.items()}
     report = report_of(priced(PRICES), prices=listed)
     assert warned("middle: its costs come to 1.5 and 2 USD", said, report=report)
+
+
+@pytest.mark.parametrize(
+    ("costs", "said"),
+    [
+        ({"a": (0, 0), "b": (0, 0)}, "all costs are 0"),
+        ({"a": (1, 2)}, "there is one arm"),
+        ({"a": (1, 2), "b": (2, 1)}, "all arms cost 1.5 USD on average"),
+        ({"a": (0, 0), "b": (2, 1)}, ""),
+        ({"a": (1, 2), "b": (2, 1.5)}, ""),
+    ],
+)
+def test_nothing_to_trade_off(costs: dict[str, tuple[float, float]], said: str) -> None:
+    report = report_of([row(f"q{n}", arm, n, usd) for arm, paid in costs.items() for n, usd in enumerate(paid)])
+    assert report.no_trade_off == said
+    assert warned(f"there is no cost to trade off: {said};", "train", "bench", report=report) == bool(said)
+
+
+def test_no_test_split() -> None:
+    report = report_of(BY_HAND, splits=["train"] * 4)
+    assert warned("there is no test split", "--folds 5 --no-attainable", report=report)
+    assert not warned("there is no test split", report=report_of(BY_HAND))
 
 
 def test_arms_that_look_odd() -> None:
