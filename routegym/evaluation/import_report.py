@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from routegym.evaluation.card import plain_markdown, table_markdown
 from routegym.evaluation.leaks import Leak, find_leaks
 from routegym.evaluation.report import Table
+from routegym.graph.imports.reading import listing
 
 if TYPE_CHECKING:
     from routegym.graph.imports import Imported, RoutingData
@@ -236,8 +237,14 @@ def _fitted_price(rows: pa.Table) -> tuple[float, float] | None:
 def _lost(imported: Imported) -> Iterator[str]:
     stated = imported.recording.provenance["imported"]["costs"] == "stated"
     needed = "a cost" if stated else "tokens and a price of its arm"
+    lacking, unknown = imported.data.unpriced
     for name in imported.lost_arms:
-        yield f"{name} is not in the recording: none of its rows has a known query, and {needed}"
+        if name in lacking:
+            yield f"{name} is not in the recording: the price list lacks it" + (
+                f", and has {listing(unknown)}, which no row has" if unknown else ""
+            )
+        else:
+            yield f"{name} is not in the recording: none of its rows has a known query, and {needed}"
 
 
 def _unplayable(report: ImportReport) -> Iterator[str]:

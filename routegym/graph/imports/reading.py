@@ -33,6 +33,7 @@ __all__ = [
     "column_names",
     "file_sha256",
     "json_lines",
+    "listing",
     "open_text",
     "read_json",
     "read_table",
@@ -396,8 +397,8 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _SHOWN + 2 else f"{text[: _SHOWN - 3]}..."
 
 
-def _listed(names: Iterable[str]) -> str:
-    """Names in a message, likewise."""
+def listing(names: Iterable[str]) -> str:
+    """Names in a message: not too many, and nothing in them that a terminal obeys."""
     text = ", ".join(names)[:300]
     return text if text.isprintable() else repr(text)
 
@@ -512,7 +513,7 @@ def _present(
             f"its fields seem to be separated by {other[0]!r}, say so (--delimiter)" if other else "name it (--columns)"
         )
         where = path if delimiter is None else f"{path}, line 1"
-        raise ImportDataError(f"{where}: no column {missing[0]!r}; it has {_listed(header)}; {hint}")
+        raise ImportDataError(f"{where}: no column {missing[0]!r}; it has {listing(header)}; {hint}")
     return {name: column for name, column in named.items() if column in header}
 
 
@@ -571,7 +572,7 @@ def _json_batches(path: Path, present: Mapping[str, str], columns: Mapping[str, 
         for number, row in part:
             if missing := [column for column in needed if column not in row]:
                 raise ImportDataError(
-                    f"{path}, line {number}: no field {missing[0]!r}; it has {_listed(row)}; name it (--columns), or "
+                    f"{path}, line {number}: no field {missing[0]!r}; it has {listing(row)}; name it (--columns), or "
                     "drop the line"
                 )
         yield pa.record_batch(

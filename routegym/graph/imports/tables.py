@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from routegym.errors import ImportDataError
 from routegym.graph.imports.data import ATTEMPT, QUERIES, RESPONSES, TOKENS, TURNS, RoutingData, with_trial
-from routegym.graph.imports.reading import COLUMNS, Column, cell_error, read_table, with_files
+from routegym.graph.imports.reading import COLUMNS, Column, cell_error, listing, read_table, with_files
 
 __all__ = ["read_outcomes", "read_prices", "read_steps", "read_turns", "with_prices"]
 
@@ -22,6 +22,7 @@ _PRICES = {
     "usd_in_per_m": Column("number", high=1e5),
     "usd_out_per_m": Column("number", high=1e5),
 }
+_NO_PROMPTS = "no prompts: a router sees nothing of a query; "
 _CALLS = {"arm": COLUMNS["arm"], "usd_per_call": Column("number", high=1e4)}
 
 
@@ -72,12 +73,14 @@ def read_outcomes(
     steps = None if turns is None else read_turns(turns, renamed, delimiter)
     _need_named(renamed, source, {"": table, "queries": None if queries is None else asked, "turns": steps})
     files = [Path(path) for path in (source, queries, turns) if path is not None]
+    prompts = queries is not None or "prompt" in table.column_names
     data = RoutingData(
         name=name or Path(source).name.partition(".")[0],
         responses=responses,
         queries=asked,
         turns=steps,
         verdict=verdict,
+        notes=() if prompts else (f"{_NO_PROMPTS}name the column (--columns prompt=...)",),
         files=with_files({}, files),
     )
     return data if prices is None else with_prices(data, prices, renamed, delimiter)
@@ -158,6 +161,7 @@ def read_steps(
         turns=table.drop_columns("score"),
         whole_runs=True,
         verdict=verdict,
+        notes=(f"{_NO_PROMPTS}give their table (--queries)",) if queries is None else (),
         files=with_files({}, files),
     )
     return data if prices is None else with_prices(data, prices, renamed, delimiter)
@@ -176,7 +180,8 @@ def with_prices(
         delimiter: of a CSV file.
 
     Raises:
-        ImportDataError: naming file, line and field; or calls are given a price where costs are stated.
+        ImportDataError: naming file, line and field; or no arm of the data has a price there; or calls are given a
+            price where costs are stated.
     """
     path, renamed = Path(path), dict(columns or {})
     _check_names(renamed)
@@ -185,7 +190,8 @@ def with_prices(
     per_call = "usd_per_call" in _read(path, {"arm": COLUMNS["arm"]} | optional, names, delimiter).column_names
     files = with_files(data.files, [path])
     if not per_call:
-        return replace(data, prices=read_prices(path, renamed, delimiter), files=files)
+        prices = read_prices(path, renamed, delimiter)
+        return replace(data, prices=prices, files=files, unpriced=_unpriced(data, prices, path))
     if "cost_usd" in data.responses.column_names:
         raise ImportDataError(f"{path}: prices of calls, but {data.name} states costs; leave the prices out")
     table = _read(path, _CALLS, names, delimiter)
@@ -193,8 +199,25 @@ def with_prices(
     responses = data.responses.combine_chunks()
     price = table["usd_per_call"].take(pc.index_in(responses["arm"], value_set=table["arm"].combine_chunks()))
     cost = pc.multiply(price, _turns_of(responses, data.turns))
-    note = "costs are a flat price for every call, not what anybody paid"
-    return replace(data, responses=responses.append_column("cost_usd", cost), notes=(*data.notes, note), files=files)
+    return replace(
+        data,
+        responses=responses.append_column("cost_usd", cost),
+        notes=(*data.notes, "costs are a flat price for every call, not what anybody paid"),
+        files=files,
+        unpriced=_unpriced(data, table["arm"].to_pylist(), path),
+    )
+
+
+def _unpriced(data: RoutingData, listed: Iterable[str], path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Arms that a price list lacks, and names in it that no arm has; refused where it has none of the arms."""
+    arms = data.responses["arm"].unique().to_pylist()
+    lacking, unknown = sorted(set(arms) - set(listed)), sorted(set(listed) - set(arms))
+    if len(lacking) == len(arms):
+        raise ImportDataError(
+            f"{path}: prices of {listing(unknown)}, and the arms of {data.name} are {listing(lacking)}; give them the "
+            "same names"
+        )
+    return tuple(lacking), tuple(unknown)
 
 
 def _turns_of(responses: pa.Table, turns: pa.Table | None) -> pa.ChunkedArray | pa.Scalar:

@@ -423,3 +423,19 @@ def test_one_column_may_have_two_roles(form: str, tmp_path: Path) -> None:
     assert steps.responses["score"].to_pylist() == [1.0]
     assert steps.turns is not None
     assert steps.turns["reward"].to_pylist() == [0.0, 0.5, 1.0]
+
+
+def test_what_has_no_prompts_says_so(tmp_path: Path) -> None:
+    path, queries, steps = tmp_path / "r.csv", tmp_path / "q.csv", tmp_path / "s.csv"
+    path.write_text(PLAIN, encoding="utf-8")
+    queries.write_text("query,prompt\nq1,one\nq2,two\n", encoding="utf-8")
+    steps.write_text("query,arm,turn,feedback,score,cost_usd\nq1,a,0,ok,1,1\n", encoding="utf-8")
+    none = "no prompts: a router sees nothing of a query; "
+    assert read_outcomes(path).notes == (f"{none}name the column (--columns prompt=...)",)
+    assert read_steps(steps).notes == (f"{none}give their table (--queries)",)
+    for data in (
+        read_outcomes(path, columns={"prompt": "query"}),
+        read_outcomes(path, queries),
+        read_steps(steps, queries),
+    ):
+        assert data.notes == ()
