@@ -43,7 +43,7 @@ class ArmReport:
     rows: int
     """Rows of the source."""
     queries: int
-    """Queries of the source's table of queries that it has a row for."""
+    """Queries of the source's table of queries that it has a row for which can be used."""
     score_of_all_rows: float
     """Its mean score over all its rows, to be compared with what the source states."""
     stated: float | None
@@ -74,11 +74,13 @@ class ImportReport:
     lost_turns: int
     """Turns that are not in it because the source has no row of their attempt."""
     queries_read: int
+    rowless: int
+    """Of these, queries that no arm has a row for."""
     queries_kept: int
     tasks: Mapping[str, int]
     """Tasks of the recording by split."""
     complete_arms: int
-    """Arms with a row for every query of the source."""
+    """Arms with a row that can be used for every query that has any row."""
     masked: int
     """(query, arm) pairs of the recording without a row, which are not legal there."""
     moved: int
@@ -136,8 +138,11 @@ def import_report(imported: Imported) -> ImportReport:
     top = np.nanmax(score, axis=1)
     best_cost = np.where(score == top[:, None], cost, np.inf).min(axis=1)
     rows = _rows_of(data, names)
-    arms = tuple(_arm(data, name, rows[arm], float(means[arm]), float(paid[arm])) for arm, name in enumerate(names))
-    asked = len(data.queries)
+    arms = tuple(
+        _arm(data, name, rows[arm], imported.usable[arm], float(means[arm]), float(paid[arm]))
+        for arm, name in enumerate(names)
+    )
+    asked = int(pc.sum(pc.is_in(data.queries["query"], data.responses["query"].unique())).as_py())
     splits = recording.tasks.splits
     report = ImportReport(
         name=recording.name,
@@ -146,7 +151,8 @@ def import_report(imported: Imported) -> ImportReport:
         rows_kept=len(kept.score),
         dropped=dict(imported.dropped),
         lost_turns=imported.lost_turns,
-        queries_read=asked,
+        queries_read=len(data.queries),
+        rowless=len(data.queries) - asked,
         queries_kept=len(recording.tasks),
         tasks={name: splits.count(name) for name in dict.fromkeys(splits)},
         complete_arms=sum(arm.queries == asked for arm in arms),
@@ -186,11 +192,11 @@ def _rows_of(data: RoutingData, names: Sequence[str]) -> list[pa.Table]:
     return [ordered.slice(start, many) for start, many in zip(first.tolist(), count.tolist(), strict=True)]
 
 
-def _arm(data: RoutingData, name: str, rows: pa.Table, score: float, cost_usd: float) -> ArmReport:
+def _arm(data: RoutingData, name: str, rows: pa.Table, queries: int, score: float, cost_usd: float) -> ArmReport:
     return ArmReport(
         name=name,
         rows=len(rows),
-        queries=pc.count_distinct(rows["query"].filter(pc.is_in(rows["query"], data.queries["query"]))).as_py(),
+        queries=queries,
         score_of_all_rows=float(pc.mean(rows["score"]).as_py()),
         stated=data.stated.get(name),
         score=score,
@@ -371,8 +377,9 @@ def row_table(report: ImportReport) -> Table:
         *((f"rows dropped: {reason}", f"{count:,}") for reason, count in report.dropped.items()),
         ("rows in the recording", f"{report.rows_kept:,}"),
         ("queries read", f"{report.queries_read:,}"),
+        *([("queries without any row", f"{report.rowless:,}")] if report.rowless else ()),
         (f"queries in the recording: {splits}", f"{report.queries_kept:,}"),
-        ("arms with a row for every query read", f"{report.complete_arms:,} of {len(report.arms):,}"),
+        ("arms with a usable row for every query that has one", f"{report.complete_arms:,} of {len(report.arms):,}"),
     ]
     if report.lost_turns:
         rows.append(("turns dropped: of attempts that have no row", f"{report.lost_turns:,}"))
@@ -395,13 +402,13 @@ def arm_table(report: ImportReport) -> Table:
     rows = []
     for arm in report.arms:
         price = arm.fitted or arm.price
-        cells = [arm.name, f"{arm.rows:,}", f"{arm.score:.4f}", f"{arm.cost_usd:.6f}"]
+        cells = [arm.name, f"{arm.rows:,}", f"{arm.score:.4f}", f"{arm.cost_usd:.2e}"]
         cells += ["" if count is None else f"{count:,.0f}" for count in (arm.prompt_tokens, arm.completion_tokens)]
         cells += [" / ".join(f"{usd:.4g}" for usd in price) if price else ""] if priced else []
         cells += ["" if arm.stated is None else f"{arm.stated:.4f}"] if stated else []
         rows.append(tuple(cells))
     blank = ("",) * (len(header) - 4)
-    rows.append(("oracle", "", f"{report.oracle_score:.4f}", f"{report.oracle_cost_usd:.6f}", *blank))
+    rows.append(("oracle", "", f"{report.oracle_score:.4f}", f"{report.oracle_cost_usd:.2e}", *blank))
     paid = [arm.cost_usd for arm in report.arms]
     return Table(
         title="arms, the cheapest first" if paid == sorted(paid) else "arms, in the order of their actions",

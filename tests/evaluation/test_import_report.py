@@ -72,6 +72,22 @@ def test_dropped_and_masked() -> None:
     assert (masked.oracle_score, masked.oracle_cost_usd) == (0.7, (1 + 8 + 3 + 4 + 5) / 5)
 
 
+def test_rows_that_cannot_be_used_complete_no_arm() -> None:
+    rows = [row(f"q{n}", arm, 1, usd) for n in range(3) for arm, usd in (("a", 1.0), ("b", None if n == 1 else 2.0))]
+    queries = pa.table({"query": [f"q{n}" for n in range(5)], "prompt": [f"prompt {n}" for n in range(5)]})
+    report = import_report(to_recording(RoutingData("d", pa.Table.from_pylist(rows), queries), text="none"))
+    assert [(arm.name, arm.rows, arm.queries) for arm in report.arms] == [("a", 3, 3), ("b", 3, 2)]
+    assert (report.complete_arms, report.queries_read, report.rowless, report.queries_kept) == (1, 5, 2, 2)
+    shown = dict(row_table(report).rows)
+    assert shown["queries without any row"] == "2"
+    assert shown["arms with a usable row for every query that has one"] == "1 of 2"
+
+
+def test_small_costs_are_shown_with_three_digits() -> None:
+    report = report_of([row("q", "a", 1, 6.874e-6), row("q", "b", 1, 0.0123456)])
+    assert [cells[3] for cells in arm_table(report).rows] == ["6.87e-06", "1.23e-02", "6.87e-06"]
+
+
 def test_queries_that_nobody_listed_complete_no_arm() -> None:
     rows = [row("q1", "a", 1, 1.0), row("q2", "a", 1, 1.0), row("other", "a", 1, 1.0), row("q1", "b", 1, 2.0)]
     queries = pa.table({"query": ["q1", "q2"], "prompt": ["one", "two"]})

@@ -61,6 +61,8 @@ class Imported:
     """Turns of attempts that the source has no row for; 0 where attempts are not watched."""
     validated: int = 0
     """Training queries put into the validation split, because the source names splits and has none."""
+    usable: tuple[int, ...] = ()
+    """Queries that each arm of the recording has a row for that can be used, whether others have one or not."""
 
 
 def to_recording(
@@ -138,7 +140,8 @@ def to_recording(
     kept = KeptRows(table.task, rows.arm, rows.score, rows.cost)
     masked = len(tasks) * len(names) - rows.pairs
     orphans = 0 if rows.turns is None else rows.turns.without_row
-    return Imported(recording, data, dict(rows.dropped), moved, masked, kept, rows.lost, orphans, validated)
+    dropped = dict(rows.dropped)
+    return Imported(recording, data, dropped, moved, masked, kept, rows.lost, orphans, validated, rows.usable)
 
 
 class _Rows:
@@ -193,6 +196,7 @@ class _Rows:
         self.tokens = np.stack([_numbers(table, name, 0) for name in TOKENS], axis=1).astype(np.int64)
         self.latency = _numbers(table, "latency_s", 0)
         self.turns: _Turns | None = None
+        self.usable: tuple[int, ...] = ()
         order = np.lexsort((self.trial, self.arm, self.query))
         self._take(order)
         key = (self.query * len(self.arms) + self.arm) * (int(self.trial.max()) + 1) + self.trial
@@ -230,6 +234,7 @@ class _Rows:
         """Drop queries that some arm has no row for, unless they are asked for."""
         have = np.zeros((len(self.ids), len(self.arms)), dtype=bool)
         have[self.query, self.arm] = True
+        self.usable = tuple(have.sum(axis=0).tolist())
         whole = np.asarray(have.all(axis=1) if missing == "drop" else have.any(axis=1))
         if not whole.any():
             counts = ", ".join(f"{arm} {n:,}" for arm, n in zip(self.arms, have.sum(axis=0).tolist(), strict=True))
