@@ -179,6 +179,16 @@ def test_options_of_a_format(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "expected name=value" in said(capsys, *common, "--set", "verdict", code=2)
 
 
+def test_the_program_that_converts_a_pickle_can_be_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "real.pkl"
+    source.write_bytes(b"\x80\x04.")
+    text = said(capsys, "import", "routereval", str(source), "-o", str(tmp_path / "out"), code=2)
+    message, _, program = text.partition("\n\n")
+    assert message.startswith(f"error: {source}: a pickle runs code when it is opened")
+    assert program.startswith("import pickle, sys, pandas\n")
+    compile(program, "convert.py", "exec")
+
+
 def test_help_lists_the_formats(capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(said(capsys, "import", "--help").split())
     for name in FORMATS:
