@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from routegym.errors import ImportDataError
 from routegym.graph.imports.data import ATTEMPT, QUERIES, RESPONSES, TOKENS, TURNS, RoutingData, with_trial
-from routegym.graph.imports.reading import COLUMNS, Column, cell_error, listing, read_table, with_files
+from routegym.graph.imports.reading import COLUMNS, Column, cell_error, line_of, listing, read_table, with_files
 
 __all__ = ["read_outcomes", "read_prices", "read_steps", "read_turns", "with_prices"]
 
@@ -128,7 +128,8 @@ def read_steps(
     Args:
         source: ``query``, ``arm``, ``turn`` (from 0), ``feedback`` and ``score``, of which the one of the last turn
             counts; ``cost_usd``, or ``prompt_tokens`` and ``completion_tokens``; perhaps ``reward`` and ``trial``.
-            It is a table of turns, and a name that ``columns`` has for ``turns.turn`` is one of its.
+            Where there is no ``score``, rewards that are all in [0, 1] stand for it. It is a table of turns, and a
+            name that ``columns`` has for ``turns.turn`` is one of its.
         queries: see `read_outcomes`, and so are `prices`, `columns`, `delimiter` and `name`.
         verdict: whether the environment told at run time if an attempt had succeeded.
 
@@ -138,7 +139,7 @@ def read_steps(
     renamed = dict(columns or {})
     _check_names(renamed)
     names = _named(renamed, "turns")
-    table = _read(source, {column: COLUMNS[column] for column in (*TURNS, "score")}, names, delimiter)
+    table, rewarded = _read_scored_turns(source, names, delimiter)
     _refuse_doubles(table, (*ATTEMPT, "turn"), source, names, delimiter, _TRIALS)
     keys = [column for column in ATTEMPT if column in table.column_names]
     ordered = table.sort_by([(column, "ascending") for column in (*keys, "turn")])
@@ -153,6 +154,9 @@ def read_steps(
     else:
         asked = _read_queries(queries, renamed, delimiter)
     _need_named(renamed, source, {"": table, "queries": None if queries is None else asked, "turns": table})
+    notes = [f"{_NO_PROMPTS}give their table (--queries)"] if queries is None else []
+    if rewarded:
+        notes.append("no score: the reward of the last turn of an attempt is its score")
     files = [Path(path) for path in (source, queries) if path is not None]
     data = RoutingData(
         name=name or Path(source).name.partition(".")[0],
@@ -161,10 +165,27 @@ def read_steps(
         turns=table.drop_columns("score"),
         whole_runs=True,
         verdict=verdict,
-        notes=(f"{_NO_PROMPTS}give their table (--queries)",) if queries is None else (),
+        notes=tuple(notes),
         files=with_files({}, files),
     )
     return data if prices is None else with_prices(data, prices, renamed, delimiter)
+
+
+def _read_scored_turns(source: Path | str, names: Mapping[str, str], delimiter: str | None) -> tuple[pa.Table, bool]:
+    """Turns with a score each, and whether that is their reward, because there is no other."""
+    wanted = {column: COLUMNS[column] for column in (*TURNS, "score")}
+    if "score" in names:
+        return _read(source, wanted, names, delimiter), False
+    table = _read(source, wanted | {"score": replace(COLUMNS["score"], optional=True)}, names, delimiter)
+    if "score" in table.column_names or "reward" not in table.column_names:
+        return _read(source, wanted, names, delimiter), False  # again, where each turn must have a score
+    reward = table["reward"].combine_chunks()
+    good = pc.fill_null(pc.and_(pc.greater_equal(reward, 0.0), pc.less_equal(reward, 1.0)), False)
+    if not pc.all(good).as_py():
+        row = pc.index(good, False).as_py()
+        expected = "a number from 0 to 1, since there is no column 'score'; name it (--columns score=...)"
+        raise cell_error(source, row, names.get("reward", "reward"), reward[row].as_py(), expected, delimiter)
+    return table.append_column("score", reward), True
 
 
 def with_prices(
@@ -315,10 +336,10 @@ def _refuse_doubles(
         return
     row = int(order[double + 1].min())
     shown = ", ".join(f"{key} {table[key][row].as_py()!r:.60}" for key in keys)
-    first = int(np.flatnonzero(code == code[row])[0])
+    first = line_of(path, int(np.flatnonzero(code == code[row])[0]), delimiter)
     last = names.get(keys[-1], keys[-1])
     raise cell_error(
-        path, row, last, table[keys[-1]][row].as_py(), f"{expected} ({shown}: first in row {first + 1})", delimiter
+        path, row, last, table[keys[-1]][row].as_py(), f"{expected} ({shown}: first in {first})", delimiter
     )
 
 
