@@ -13,6 +13,7 @@ import tyro
 
 if TYPE_CHECKING:
     from routegym.evaluation.import_report import ImportReport
+    from routegym.graph.recording import Recording
 
 __all__ = ["Import", "import_help"]
 
@@ -105,7 +106,7 @@ class Import:
                 self.report.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(self.report, import_page(report).encode())
         _show(report)
-        self._say_next(imported.recording.content_hash, imported.recording.tells_success)
+        self._say_next(report, imported.recording)
 
     def _options(self) -> dict[str, Any]:
         """The options that were given, as the reader and the conversion take them."""
@@ -153,16 +154,23 @@ class Import:
                 words += [f"--{name.replace('_', '-')}", str(value)]
         return shlex.join([*words, "-o", self.out.name])
 
-    def _say_next(self, content_hash: str, tells_success: bool) -> None:
+    def _say_next(self, report: ImportReport, recording: Recording) -> None:
         from routegym.registration import ENV_IDS, kind_of
 
-        print(f"\n{self.out}: content hash {content_hash[:12]}")
+        print(f"\n{self.out}: content hash {recording.content_hash[:12]}")
+        if report.no_trade_off:
+            print("next: nothing to train, there is no cost to trade off; import arms whose costs differ")
+            return
         for env in ENV_IDS:
             if kind_of(env) == self.kind:
                 where = f"--env {env} --recording {shlex.quote(str(self.out))}"
-                print(f"next: routegym train {where} --algo all_action --seeds 1")
-                policies = f"knn logistic random_mixture {'fixed_cascade ' if tells_success else ''}all_action"
-                print(f"      routegym bench {where} --policies {policies} --seeds 1")
+                cascade = "fixed_cascade " if recording.tells_success else ""
+                bench = f"routegym bench {where} --policies knn logistic random_mixture {cascade}all_action --seeds 1"
+                if report.tasks.get("test"):
+                    print(f"next: routegym train {where} --algo all_action --seeds 1")
+                    print(f"      {bench}")
+                else:
+                    print(f"next: {bench} --folds 5 --no-attainable")
 
 
 def import_help() -> str:

@@ -42,7 +42,7 @@ examples:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; a mistake of the user's is one line on stderr and exit code 2."""
+    """Run a command; a mistake of the user's is one line on stderr, with notes if it has any, and exit code 2."""
     given = sys.argv[1:] if arguments is None else arguments
     command: Any = tyro.cli(
         _commands(given),
@@ -55,6 +55,8 @@ def main(arguments: list[str] | None = None) -> None:
         command.run()
     except RoutegymError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)  # parsers' messages have several lines
+        for note in getattr(error, "__notes__", ()):  # a program, whose lines are kept
+            print(note, file=sys.stderr)
         raise SystemExit(2) from None
     except BrokenPipeError:  # the reader of our output has seen enough: `routegym recording info cascade | head`
         sys.stdout = None  # or Python complains once more when it exits

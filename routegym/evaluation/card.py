@@ -134,12 +134,15 @@ def call_table(found: RecordingSummary) -> Table:
                 arm.name,
                 f"{arm.calls:,}",
                 *(f"{arm.tokens[kind]:,.1f}" for kind in kinds),
-                *(f"{1000 * seconds:,.2f}" if arm.calls else "" for seconds in arm.latency_s),
+                *(f"{1000 * seconds:,.2f}" if arm.timed else "" for seconds in arm.latency_s),
                 *(faults[name](arm) for name in extra),
             )
             for arm in found.arms
         ],
-        notes=("Tokens: mean per call, all its samples together. Milliseconds: as measured while recording.",),
+        notes=(
+            "Tokens: mean per call, all its samples together. Milliseconds: as measured while recording"
+            f"{'' if all(arm.timed for arm in found.arms if arm.calls) else ', blank where nobody measured them'}.",
+        ),
     )
 
 

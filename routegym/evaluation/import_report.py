@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from routegym.evaluation.card import plain_markdown, table_markdown
 from routegym.evaluation.leaks import Leak, find_leaks
 from routegym.evaluation.report import Table
+from routegym.graph.imports.reading import listing
 
 if TYPE_CHECKING:
     from routegym.graph.imports import Imported, RoutingData
@@ -24,6 +25,7 @@ __all__ = ["ArmReport", "ImportReport", "arm_table", "import_page", "import_repo
 
 _STATED = 0.005  # of accuracy that may differ from what the source says
 _PLAUSIBLE = (1e-3, 1e3)  # USD per million tokens
+_PER_TOKEN = (1e-5, 1e5)  # beyond which a factor of a million explains a price better than one of a thousand
 _FACTOR = 1e3  # from the other arms, at which a unit is doubted: it is the one between thousands and millions
 _FITS = 0.9  # share of the variance of the costs that prices must explain to be believed
 _FEW = 10  # rows in which something constant says nothing
@@ -41,7 +43,7 @@ class ArmReport:
     rows: int
     """Rows of the source."""
     queries: int
-    """Queries of the source's table of queries that it has a row for."""
+    """Queries of the source's table of queries that it has a row for which can be used."""
     score_of_all_rows: float
     """Its mean score over all its rows, to be compared with what the source states."""
     stated: float | None
@@ -72,15 +74,19 @@ class ImportReport:
     lost_turns: int
     """Turns that are not in it because the source has no row of their attempt."""
     queries_read: int
+    rowless: int
+    """Of these, queries that no arm has a row for."""
     queries_kept: int
     tasks: Mapping[str, int]
     """Tasks of the recording by split."""
     complete_arms: int
-    """Arms with a row for every query of the source."""
+    """Arms with a row that can be used for every query that has any row."""
     masked: int
     """(query, arm) pairs of the recording without a row, which are not legal there."""
     moved: int
     """Queries put into another split because the same prompt is held out there."""
+    validated: int
+    """Training queries put into the validation split, because the source names splits and has none."""
     costs: str
     """``stated`` dollars, or ``tokens`` at prices."""
     arms: tuple[ArmReport, ...]
@@ -94,15 +100,25 @@ class ImportReport:
     leaks: tuple[Leak, ...]
     notes: tuple[str, ...]
 
+    @property
+    def no_trade_off(self) -> str:
+        """Why no arm costs more than another on average; empty where one does."""
+        paid = [arm.cost_usd for arm in self.arms]
+        if not any(paid):
+            return "all costs are 0"
+        if len(paid) == 1:
+            return "there is one arm"
+        return f"all arms cost {paid[0]:.3g} USD on average" if math.isclose(min(paid), max(paid)) else ""
+
     def as_dict(self) -> dict[str, Any]:
         """Everything, JSON-able."""
         return {**asdict(self), "leaks": [{"kind": leak.kind, "what": str(leak)} for leak in self.leaks]}
 
     def summary(self) -> dict[str, Any]:
         """What is kept with the recording, JSON-able."""
-        names = ("rows_read", "rows_kept", "lost_turns", "complete_arms", "moved", "masked", "cheapest_arm", "best_arm")
+        counts = ("rows_read", "rows_kept", "lost_turns", "complete_arms", "moved", "validated", "masked")
         return {
-            **{name: getattr(self, name) for name in names},
+            **{name: getattr(self, name) for name in (*counts, "cheapest_arm", "best_arm")},
             "oracle": [self.oracle_score, self.oracle_cost_usd],
             "warnings": list(self.warnings),
             "leaks": [leak.what for leak in self.leaks],
@@ -122,22 +138,27 @@ def import_report(imported: Imported) -> ImportReport:
     top = np.nanmax(score, axis=1)
     best_cost = np.where(score == top[:, None], cost, np.inf).min(axis=1)
     rows = _rows_of(data, names)
-    arms = tuple(_arm(data, name, rows[arm], float(means[arm]), float(paid[arm])) for arm, name in enumerate(names))
-    asked = len(data.queries)
+    arms = tuple(
+        _arm(data, name, rows[arm], imported.usable[arm], float(means[arm]), float(paid[arm]))
+        for arm, name in enumerate(names)
+    )
+    asked = int(pc.sum(pc.is_in(data.queries["query"], data.responses["query"].unique())).as_py())
     splits = recording.tasks.splits
-    return ImportReport(
+    report = ImportReport(
         name=recording.name,
         kind=recording.kind,
         rows_read=len(data.responses) + sum(data.dropped.values()),
         rows_kept=len(kept.score),
         dropped=dict(imported.dropped),
         lost_turns=imported.lost_turns,
-        queries_read=asked,
+        queries_read=len(data.queries),
+        rowless=len(data.queries) - asked,
         queries_kept=len(recording.tasks),
         tasks={name: splits.count(name) for name in dict.fromkeys(splits)},
         complete_arms=sum(arm.queries == asked for arm in arms),
         masked=imported.masked,
         moved=imported.moved,
+        validated=imported.validated,
         costs=recording.provenance["imported"]["costs"],
         arms=arms,
         cheapest_arm=names[int(np.argmin(paid))],
@@ -148,6 +169,7 @@ def import_report(imported: Imported) -> ImportReport:
         leaks=tuple(find_leaks(recording)),
         notes=tuple(data.notes),
     )
+    return replace(report, warnings=(*_unplayable(report), *report.warnings))
 
 
 # -- numbers -----------------------------------------------------------------------------------
@@ -170,11 +192,11 @@ def _rows_of(data: RoutingData, names: Sequence[str]) -> list[pa.Table]:
     return [ordered.slice(start, many) for start, many in zip(first.tolist(), count.tolist(), strict=True)]
 
 
-def _arm(data: RoutingData, name: str, rows: pa.Table, score: float, cost_usd: float) -> ArmReport:
+def _arm(data: RoutingData, name: str, rows: pa.Table, queries: int, score: float, cost_usd: float) -> ArmReport:
     return ArmReport(
         name=name,
         rows=len(rows),
-        queries=pc.count_distinct(rows["query"].filter(pc.is_in(rows["query"], data.queries["query"]))).as_py(),
+        queries=queries,
         score_of_all_rows=float(pc.mean(rows["score"]).as_py()),
         stated=data.stated.get(name),
         score=score,
@@ -221,8 +243,28 @@ def _fitted_price(rows: pa.Table) -> tuple[float, float] | None:
 def _lost(imported: Imported) -> Iterator[str]:
     stated = imported.recording.provenance["imported"]["costs"] == "stated"
     needed = "a cost" if stated else "tokens and a price of its arm"
+    lacking, unknown = imported.data.unpriced
     for name in imported.lost_arms:
-        yield f"{name} is not in the recording: none of its rows has a known query, and {needed}"
+        if name in lacking:
+            yield f"{name} is not in the recording: the price list lacks it" + (
+                f", and has {listing(unknown)}, which no row has" if unknown else ""
+            )
+        else:
+            yield f"{name} is not in the recording: none of its rows has a known query, and {needed}"
+
+
+def _unplayable(report: ImportReport) -> Iterator[str]:
+    """What `routegym train` and `routegym bench` would refuse."""
+    if report.no_trade_off:
+        yield (
+            f"there is no cost to trade off: {report.no_trade_off}; routegym train and routegym bench refuse such a "
+            "recording"
+        )
+    if not report.tasks.get("test"):
+        yield (
+            "there is no test split, so there is nothing to compare routers on; routegym bench --folds 5 "
+            "--no-attainable holds out every query once"
+        )
 
 
 def _warnings(data: RoutingData, arms: Sequence[ArmReport], rows: Sequence[pa.Table]) -> Iterator[str]:
@@ -291,9 +333,11 @@ def _units(arms: Sequence[ArmReport]) -> Iterator[str]:
         text = f"{arm.name}: its costs come to {_price(shown[arm.name])} USD per million prompt and completion tokens"
         low, high = _PLAUSIBLE
         if largest > high:
-            yield f"{text}, above {high:g}; they look like dollars per thousand tokens taken for dollars per million"
+            unit = "token" if largest > _PER_TOKEN[1] else "thousand"
+            yield f"{text}, above {high:g}; they look like dollars per million tokens taken for dollars per {unit}"
         elif 0 < largest < low:
-            yield f"{text}, below {low:g}; they look like dollars per million tokens taken for dollars per thousand"
+            unit = "token" if largest < _PER_TOKEN[0] else "thousand tokens"
+            yield f"{text}, below {low:g}; they look like dollars per {unit} taken for dollars per million"
         elif largest > 0 and middle > 0 and not 1 / _FACTOR < largest / middle < _FACTOR:
             yield f"{text}, and the arm in the middle to {middle:.3g}; are they in the same unit?"
     for arm in arms:
@@ -333,8 +377,9 @@ def row_table(report: ImportReport) -> Table:
         *((f"rows dropped: {reason}", f"{count:,}") for reason, count in report.dropped.items()),
         ("rows in the recording", f"{report.rows_kept:,}"),
         ("queries read", f"{report.queries_read:,}"),
+        *([("queries without any row", f"{report.rowless:,}")] if report.rowless else ()),
         (f"queries in the recording: {splits}", f"{report.queries_kept:,}"),
-        ("arms with a row for every query read", f"{report.complete_arms:,} of {len(report.arms):,}"),
+        ("arms with a usable row for every query that has one", f"{report.complete_arms:,} of {len(report.arms):,}"),
     ]
     if report.lost_turns:
         rows.append(("turns dropped: of attempts that have no row", f"{report.lost_turns:,}"))
@@ -342,6 +387,8 @@ def row_table(report: ImportReport) -> Table:
         rows.append(("(query, arm) pairs without a row, masked", f"{report.masked:,}"))
     if report.moved:
         rows.append(("queries moved to the split that holds out the same prompt", f"{report.moved:,}"))
+    if report.validated:
+        rows.append(("queries moved to validation, which the source lacks", f"{report.validated:,}"))
     costs = "dollars as the source states them" if report.costs == "stated" else "tokens at the prices of the source"
     return Table(f"{report.name}, kind {report.kind}", ("", "number"), rows, (f"Costs: {costs}.", *report.notes))
 
@@ -355,13 +402,13 @@ def arm_table(report: ImportReport) -> Table:
     rows = []
     for arm in report.arms:
         price = arm.fitted or arm.price
-        cells = [arm.name, f"{arm.rows:,}", f"{arm.score:.4f}", f"{arm.cost_usd:.6f}"]
+        cells = [arm.name, f"{arm.rows:,}", f"{arm.score:.4f}", f"{arm.cost_usd:.2e}"]
         cells += ["" if count is None else f"{count:,.0f}" for count in (arm.prompt_tokens, arm.completion_tokens)]
         cells += [" / ".join(f"{usd:.4g}" for usd in price) if price else ""] if priced else []
         cells += ["" if arm.stated is None else f"{arm.stated:.4f}"] if stated else []
         rows.append(tuple(cells))
     blank = ("",) * (len(header) - 4)
-    rows.append(("oracle", "", f"{report.oracle_score:.4f}", f"{report.oracle_cost_usd:.6f}", *blank))
+    rows.append(("oracle", "", f"{report.oracle_score:.4f}", f"{report.oracle_cost_usd:.2e}", *blank))
     paid = [arm.cost_usd for arm in report.arms]
     return Table(
         title="arms, the cheapest first" if paid == sorted(paid) else "arms, in the order of their actions",

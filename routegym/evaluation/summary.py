@@ -33,6 +33,8 @@ class ArmSummary:
     """Mean tokens of a call by kind."""
     latency_s: tuple[float, float]
     """Median and 95th percentile of a call's seconds, as measured while recording; NaN without calls."""
+    timed: bool
+    """Whether any of its calls has a duration: imported data may have none."""
     gpu_s: float
     """GPU-seconds of all its calls."""
     retries: int
@@ -166,6 +168,7 @@ def _arm_summary(
         calls=len(calls),
         tokens=dict(zip(TOKEN_KINDS, means.tolist(), strict=True)),
         latency_s=(float(latency[0]), float(latency[1])),
+        timed=bool(calls["latency_s"].any()),
         gpu_s=float(calls["gpu_s"].sum(dtype=np.float64)),
         retries=int(calls["retries"].sum(dtype=np.int64)),
         lost_tokens=int(calls["lost"].sum(dtype=np.int64)),

@@ -97,6 +97,31 @@ def test_cascades_stand_beside_a_policy_that_is_told_of_success(
     assert policies.keys() == {"all_action", "random", "first_large_k", "fixed_cascade"}
 
 
+def test_no_command_is_named_that_would_refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "r.csv", tmp_path / "theirs"
+    common = ("import", "table", str(path), "-o", str(out), "--text", "none")
+
+    def import_of(small: float, split: str) -> str:
+        rows = [
+            f"q{query},{arm},{(query + (arm == 'large')) % 2},{usd},{split}"
+            for query in range(80)
+            for arm, usd in (("small", small), ("large", 0.01))
+        ]
+        path.write_text("query,arm,score,cost_usd,split\n" + "\n".join(rows) + "\n", encoding="utf-8")
+        return said(capsys, *common)
+
+    text = import_of(0.01, "")
+    assert "warning: there is no cost to trade off: all arms cost 0.01 USD on average" in text
+    assert "next: nothing to train, there is no cost to trade off" in text
+    assert "--algo" not in text
+    text = import_of(0.001, "train")
+    assert "warning: there is no test split" in text
+    assert "routegym train --env" not in text
+    (command,) = re.findall(r"^next: routegym (bench .*)$", text, flags=re.MULTILINE)
+    quick = command.replace("knn logistic random_mixture all_action", "random_mixture").split()
+    assert "5-fold cross-validation" in said(capsys, *quick, "--out", str(tmp_path / "bench"))
+
+
 @pytest.mark.parametrize("kind", ["single_call", "cascade"])
 def test_options(kind: str, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = table.read_text(encoding="utf-8").replace(",", ";").splitlines()
@@ -152,6 +177,16 @@ def test_options_of_a_format(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "--set verdict=false" in recording.provenance["made_by"]
     assert "format 'steps' takes no max_steps" in said(capsys, *common, "--set", "max_steps=3", code=2)
     assert "expected name=value" in said(capsys, *common, "--set", "verdict", code=2)
+
+
+def test_the_program_that_converts_a_pickle_can_be_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "real.pkl"
+    source.write_bytes(b"\x80\x04.")
+    text = said(capsys, "import", "routereval", str(source), "-o", str(tmp_path / "out"), code=2)
+    message, _, program = text.partition("\n\n")
+    assert message.startswith(f"error: {source}: a pickle runs code when it is opened")
+    assert program.startswith("import pickle, sys, pandas\n")
+    compile(program, "convert.py", "exec")
 
 
 def test_help_lists_the_formats(capsys: pytest.CaptureFixture[str]) -> None:

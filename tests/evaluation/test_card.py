@@ -75,6 +75,19 @@ def test_what_is_not_recorded_is_not_made_up(recordings: dict[str, Path]) -> Non
     assert not re.search(r"\bnan\b", card)
 
 
+def test_durations_that_nobody_measured_are_blank(recordings: dict[str, Path]) -> None:
+    recording = Recording.load(recordings["single_call"])
+    _, action = recording.graph.edge_sources()
+    recording.graph.edges["latency_s"] = np.where(action == 1, 0.002, 0.0)
+    table = call_table(summarize(recording))
+    assert [cells[-2:] for cells in table.rows] == [("", ""), ("2.00", "2.00"), ("", "")]
+    assert table.notes[0].endswith("as measured while recording, blank where nobody measured them.")
+    recording.graph.edges["latency_s"] = 0.002
+    table = call_table(summarize(recording))
+    assert {cells[-2:] for cells in table.rows} == {("2.00", "2.00")}
+    assert table.notes[0].endswith("as measured while recording.")
+
+
 def test_kinds_faults_and_gpu_time_are_shown_where_there_are_any(recordings: dict[str, Path]) -> None:
     plain = Recording.load(recordings["single_call"])
     assert len(summarize(plain).tasks) == 1

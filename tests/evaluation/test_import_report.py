@@ -18,7 +18,8 @@ Rows = list[dict[str, Any]]
 def data_of(rows: Rows, **options: Any) -> RoutingData:
     names = list(dict.fromkeys(row["query"] for row in rows))
     prompts = options.pop("prompts", [f"what about {name}?" for name in names])
-    queries = pa.table({"query": names, "prompt": prompts, "split": ["train"] * len(names)})
+    splits = options.pop("splits", ["train"] * (len(names) - 1) + ["test"])
+    queries = pa.table({"query": names, "prompt": prompts, "split": splits})
     return RoutingData("theirs", pa.Table.from_pylist(rows), queries, **options)
 
 
@@ -69,6 +70,22 @@ def test_dropped_and_masked() -> None:
     assert (masked.rows_kept, masked.queries_kept, masked.masked) == (9, 5, 1)
     assert [arm.score for arm in masked.arms] == [0.5, 0.625]
     assert (masked.oracle_score, masked.oracle_cost_usd) == (0.7, (1 + 8 + 3 + 4 + 5) / 5)
+
+
+def test_rows_that_cannot_be_used_complete_no_arm() -> None:
+    rows = [row(f"q{n}", arm, 1, usd) for n in range(3) for arm, usd in (("a", 1.0), ("b", None if n == 1 else 2.0))]
+    queries = pa.table({"query": [f"q{n}" for n in range(5)], "prompt": [f"prompt {n}" for n in range(5)]})
+    report = import_report(to_recording(RoutingData("d", pa.Table.from_pylist(rows), queries), text="none"))
+    assert [(arm.name, arm.rows, arm.queries) for arm in report.arms] == [("a", 3, 3), ("b", 3, 2)]
+    assert (report.complete_arms, report.queries_read, report.rowless, report.queries_kept) == (1, 5, 2, 2)
+    shown = dict(row_table(report).rows)
+    assert shown["queries without any row"] == "2"
+    assert shown["arms with a usable row for every query that has one"] == "1 of 2"
+
+
+def test_small_costs_are_shown_with_three_digits() -> None:
+    report = report_of([row("q", "a", 1, 6.874e-6), row("q", "b", 1, 0.0123456)])
+    assert [cells[3] for cells in arm_table(report).rows] == ["6.87e-06", "1.23e-02", "6.87e-06"]
 
 
 def test_queries_that_nobody_listed_complete_no_arm() -> None:
@@ -135,7 +152,13 @@ def warned(*parts: str, report: ImportReport) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("unit", "said"), [(1e-3, "dollars per thousand tokens taken for dollars per million"), (1e-11, "below 0.001")]
+    ("unit", "said"),  # a price list is per million tokens where the unit is 1e-6
+    [
+        (1e-3, "above 1000; they look like dollars per million tokens taken for dollars per thousand"),
+        (1e0, "above 1000; they look like dollars per million tokens taken for dollars per token"),
+        (1e-11, "below 0.001; they look like dollars per thousand tokens taken for dollars per million"),
+        (1e-13, "below 0.001; they look like dollars per token taken for dollars per million"),
+    ],
 )
 def test_units_of_all_arms(unit: float, said: str) -> None:
     report = report_of(priced({"one": (3.0, 6.0), "two": (10.0, 30.0)}, unit))
@@ -157,6 +180,28 @@ def test_costs_beside_a_price_list(factor: float, said: str) -> None:
     listed = {arm: (prompt * factor, completion * factor) for arm, (prompt, completion) in PRICES.items()}
     report = report_of(priced(PRICES), prices=listed)
     assert warned("middle: its costs come to 1.5 and 2 USD", said, report=report)
+
+
+@pytest.mark.parametrize(
+    ("costs", "said"),
+    [
+        ({"a": (0, 0), "b": (0, 0)}, "all costs are 0"),
+        ({"a": (1, 2)}, "there is one arm"),
+        ({"a": (1, 2), "b": (2, 1)}, "all arms cost 1.5 USD on average"),
+        ({"a": (0, 0), "b": (2, 1)}, ""),
+        ({"a": (1, 2), "b": (2, 1.5)}, ""),
+    ],
+)
+def test_nothing_to_trade_off(costs: dict[str, tuple[float, float]], said: str) -> None:
+    report = report_of([row(f"q{n}", arm, n, usd) for arm, paid in costs.items() for n, usd in enumerate(paid)])
+    assert report.no_trade_off == said
+    assert warned(f"there is no cost to trade off: {said};", "train", "bench", report=report) == bool(said)
+
+
+def test_no_test_split() -> None:
+    report = report_of(BY_HAND, splits=["train"] * 4)
+    assert warned("there is no test split", "--folds 5 --no-attainable", report=report)
+    assert not warned("there is no test split", report=report_of(BY_HAND))
 
 
 def test_arms_that_look_odd() -> None:

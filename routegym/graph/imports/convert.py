@@ -17,7 +17,7 @@ from routegym.graph.imports.build import KINDS, AttemptTable, Kind, fill_graph, 
 from routegym.graph.imports.data import ATTEMPT, TOKENS, RoutingData, with_trial
 from routegym.graph.recording import Recording
 from routegym.pool.arms import Arm, Price, PriceTable
-from routegym.tasks.taskset import SPLITS, TaskSet, split_of
+from routegym.tasks.taskset import SPLITS, TaskSet, prompt_hash, split_of
 
 __all__ = ["Imported", "KeptRows", "Text", "to_recording"]
 
@@ -26,6 +26,7 @@ Floats = npt.NDArray[np.float64]
 Text = Literal["tfidf", "minilm", "hashing", "none"]
 
 _CALLS = 2  # in an episode of a cascade or of attempts, unless something else is asked for
+_VALIDATION = 8  # of the training prompts of a source without validation, one in so many
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ class Imported:
     """Arms of which no row has a known query and a cost."""
     lost_turns: int = 0
     """Turns of attempts that the source has no row for; 0 where attempts are not watched."""
+    validated: int = 0
+    """Training queries put into the validation split, because the source names splits and has none."""
+    usable: tuple[int, ...] = ()
+    """Queries that each arm of the recording has a row for that can be used, whether others have one or not."""
 
 
 def to_recording(
@@ -84,7 +89,8 @@ def to_recording(
         most_attempts: calls or attempts in one episode of a cascade or of attempts.
         text: what a router sees of a prompt; see `routegym.tasks.embeddings.embed`.
         dims: columns of that.
-        seed: of that, and of the split of queries that name none.
+        seed: of that, of the split of queries that name none, and of the training queries that are put into a
+            validation split which the source lacks.
 
     Raises:
         ImportDataError: an option makes no sense for these data, or rows contradict each other; the message names them.
@@ -101,7 +107,7 @@ def to_recording(
         raise ImportDataError(
             f"{data.name}: arm {controls[0]!r} has the name of the action that ends an episode; rename the arm"
         )
-    tasks, moved = _tasks(rows, seed)
+    tasks, moved, validated = _tasks(rows, seed)
     if text != "none":
         tasks = tasks.with_embedding(text, dims, seed)
     table = rows.attempts(kind)
@@ -134,7 +140,8 @@ def to_recording(
     kept = KeptRows(table.task, rows.arm, rows.score, rows.cost)
     masked = len(tasks) * len(names) - rows.pairs
     orphans = 0 if rows.turns is None else rows.turns.without_row
-    return Imported(recording, data, dict(rows.dropped), moved, masked, kept, rows.lost, orphans)
+    dropped = dict(rows.dropped)
+    return Imported(recording, data, dropped, moved, masked, kept, rows.lost, orphans, validated, rows.usable)
 
 
 class _Rows:
@@ -189,6 +196,7 @@ class _Rows:
         self.tokens = np.stack([_numbers(table, name, 0) for name in TOKENS], axis=1).astype(np.int64)
         self.latency = _numbers(table, "latency_s", 0)
         self.turns: _Turns | None = None
+        self.usable: tuple[int, ...] = ()
         order = np.lexsort((self.trial, self.arm, self.query))
         self._take(order)
         key = (self.query * len(self.arms) + self.arm) * (int(self.trial.max()) + 1) + self.trial
@@ -226,6 +234,7 @@ class _Rows:
         """Drop queries that some arm has no row for, unless they are asked for."""
         have = np.zeros((len(self.ids), len(self.arms)), dtype=bool)
         have[self.query, self.arm] = True
+        self.usable = tuple(have.sum(axis=0).tolist())
         whole = np.asarray(have.all(axis=1) if missing == "drop" else have.any(axis=1))
         if not whole.any():
             counts = ", ".join(f"{arm} {n:,}" for arm, n in zip(self.arms, have.sum(axis=0).tolist(), strict=True))
@@ -394,8 +403,12 @@ class _Turns:
         return np.asarray(weight / np.bincount(owner, weight)[owner])
 
 
-def _tasks(rows: _Rows, seed: int) -> tuple[TaskSet, int]:
-    """The queries that are left, as tasks, and how many of them changed their split."""
+def _tasks(rows: _Rows, seed: int) -> tuple[TaskSet, int, int]:
+    """The queries that are left, as tasks; how many of them follow a prompt that is held out, and how many validate.
+
+    A source that names splits and no validation gets one: of its training prompts, in the order of their hashes, every
+    eighth, with all queries that have it.
+    """
     table = rows.data.queries.combine_chunks().take(pa.array(rows.query[_firsts(rows.query)]))
     ids, prompts = table["query"].to_pylist(), table["prompt"].to_pylist()
     given = table["split"].to_pylist() if "split" in table.column_names else [None] * len(ids)
@@ -410,6 +423,13 @@ def _tasks(rows: _Rows, seed: int) -> tuple[TaskSet, int]:
     for prompt, split in zip(prompts, splits, strict=True):
         held[prompt] = max(SPLITS.index(split), held.get(prompt, 0))
     kept = [SPLITS[held[prompt]] for prompt in prompts]
+    moved = sum(before != after for before, after in zip(splits, kept, strict=True))
+    validated: set[str] = set()
+    if any(given) and "val" not in kept:
+        trained = {prompt for prompt, split in zip(prompts, kept, strict=True) if split == "train"}
+        dealt = sorted(trained, key=lambda prompt: prompt_hash(prompt if seed == 0 else f"{seed}:{prompt}"))
+        validated = set(dealt[_VALIDATION - 1 :: _VALIDATION])
+        kept = ["val" if prompt in validated else split for prompt, split in zip(prompts, kept, strict=True)]
     optional = {
         field: tuple(value or "" for value in table[name].to_pylist()) if name in table.column_names else ()
         for field, name in (("references", "reference"), ("kinds", "kind"))
@@ -421,7 +441,7 @@ def _tasks(rows: _Rows, seed: int) -> tuple[TaskSet, int]:
         splits=tuple(kept),
         kinds=optional["kinds"],
     )
-    return tasks, sum(before != after for before, after in zip(splits, kept, strict=True))
+    return tasks, moved, sum(prompt in validated for prompt in prompts)
 
 
 def _pool(rows: _Rows, table: AttemptTable, charged: bool) -> tuple[PriceTable, tuple[Arm, ...]]:

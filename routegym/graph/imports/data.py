@@ -78,6 +78,8 @@ class RoutingData:
     it."""
     prices: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """USD per million prompt and completion tokens of each arm, where the source has a price list."""
+    unpriced: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    """Arms that a price list given beside the source lacks, and names in it that no arm has."""
     verdict: bool = False
     """Whether the environment itself told at run time if an attempt had succeeded (score 1)."""
     stated: Mapping[str, float] = field(default_factory=dict)

@@ -33,6 +33,8 @@ __all__ = [
     "column_names",
     "file_sha256",
     "json_lines",
+    "line_of",
+    "listing",
     "open_text",
     "read_json",
     "read_table",
@@ -271,6 +273,12 @@ def cell_error(
     return _Place(path, column, 0, _suffix(path), delimiter).error(row, value, expected)
 
 
+def line_of(path: Path | str, row: int, delimiter: str | None = None) -> str:
+    """``line 3`` of a file, in which a row begins (from 0); ``row 3`` (from 1) of a Parquet file."""
+    path = Path(path)
+    return _Place(path, "", 0, _suffix(path), delimiter).line(row)
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where a batch of cells comes from, to name one of them."""
@@ -331,7 +339,8 @@ def _checked(cells: pa.Array, column: Column, place: _Place) -> pa.Array:
         bad |= plain != np.floor(plain)
     if bad.any():
         row = int(np.argmax(bad))
-        raise place.error(row, plain[row].item(), bounds)
+        percent = column.is_share and plain[row] > 1 and 10 < plain.max() <= 100
+        raise place.error(row, plain[row].item(), f"{bounds}{'; divide percentages by 100' if percent else ''}")
     return values.cast(pa.int64()) if column.kind == "count" else values
 
 
@@ -386,7 +395,10 @@ def _numbers(cells: pa.Array, column: Column, place: _Place) -> pa.Array:
             number = _TRUTH.get((text or "").lower(), text) if column.is_share else text
             values.append(None if number is None else float(number.replace("_", "?").encode("ascii")))
         except ValueError:
-            raise place.error(row, text, "a number, with a point and without unit or thousands separator") from None
+            or_truth = " (or true or false)" if column.is_share else ""
+            raise place.error(
+                row, text, f"a number, with a point and without unit or thousands separator{or_truth}"
+            ) from None
     return pa.array(values, pa.float64())
 
 
@@ -396,8 +408,8 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _SHOWN + 2 else f"{text[: _SHOWN - 3]}..."
 
 
-def _listed(names: Iterable[str]) -> str:
-    """Names in a message, likewise."""
+def listing(names: Iterable[str]) -> str:
+    """Names in a message: not too many, and nothing in them that a terminal obeys."""
     text = ", ".join(names)[:300]
     return text if text.isprintable() else repr(text)
 
@@ -512,12 +524,13 @@ def _present(
             f"its fields seem to be separated by {other[0]!r}, say so (--delimiter)" if other else "name it (--columns)"
         )
         where = path if delimiter is None else f"{path}, line 1"
-        raise ImportDataError(f"{where}: no column {missing[0]!r}; it has {_listed(header)}; {hint}")
+        raise ImportDataError(f"{where}: no column {missing[0]!r}; it has {listing(header)}; {hint}")
     return {name: column for name, column in named.items() if column in header}
 
 
 def _csv_batches(path: Path, present: Mapping[str, str], delimiter: str) -> Iterator[pa.RecordBatch]:
     odd: list[Any] = []
+    read = list(dict.fromkeys(present.values()))  # one column may be wanted under several names
 
     def note(row: Any) -> str:
         odd.append(row)
@@ -532,8 +545,8 @@ def _csv_batches(path: Path, present: Mapping[str, str], delimiter: str) -> Iter
                 pacsv.ReadOptions(block_size=_BLOCK, use_threads=False),
                 pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=note),
                 pacsv.ConvertOptions(
-                    column_types=dict.fromkeys(present.values(), pa.string()),
-                    include_columns=list(present.values()),
+                    column_types=dict.fromkeys(read, pa.string()),
+                    include_columns=read,
                     strings_can_be_null=False,
                 ),
             ) as reader,
@@ -566,12 +579,15 @@ def _csv_batches(path: Path, present: Mapping[str, str], delimiter: str) -> Iter
 def _json_batches(path: Path, present: Mapping[str, str], columns: Mapping[str, Column]) -> Iterator[pa.RecordBatch]:
     needed = [column for name, column in present.items() if not columns[name].optional]
     found = json_lines(path, constants=True)
+    known: set[str] = set()
     while part := list(islice(found, _ROWS)):
+        for _, row in part:
+            known.update(row)
         for number, row in part:
             if missing := [column for column in needed if column not in row]:
+                remedy = "fill it in, or drop the line" if missing[0] in known else "name it (--columns)"
                 raise ImportDataError(
-                    f"{path}, line {number}: no field {missing[0]!r}; it has {_listed(row)}; name it (--columns), or "
-                    "drop the line"
+                    f"{path}, line {number}: no field {missing[0]!r}; it has {listing(row)}; {remedy}"
                 )
         yield pa.record_batch(
             {name: _json_cells(path, part, column, columns[name]) for name, column in present.items()}

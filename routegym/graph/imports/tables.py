@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from routegym.errors import ImportDataError
 from routegym.graph.imports.data import ATTEMPT, QUERIES, RESPONSES, TOKENS, TURNS, RoutingData, with_trial
-from routegym.graph.imports.reading import COLUMNS, Column, cell_error, read_table, with_files
+from routegym.graph.imports.reading import COLUMNS, Column, cell_error, line_of, listing, read_table, with_files
 
 __all__ = ["read_outcomes", "read_prices", "read_steps", "read_turns", "with_prices"]
 
@@ -22,6 +22,7 @@ _PRICES = {
     "usd_in_per_m": Column("number", high=1e5),
     "usd_out_per_m": Column("number", high=1e5),
 }
+_NO_PROMPTS = "no prompts: a router sees nothing of a query; "
 _CALLS = {"arm": COLUMNS["arm"], "usd_per_call": Column("number", high=1e4)}
 
 
@@ -72,12 +73,14 @@ def read_outcomes(
     steps = None if turns is None else read_turns(turns, renamed, delimiter)
     _need_named(renamed, source, {"": table, "queries": None if queries is None else asked, "turns": steps})
     files = [Path(path) for path in (source, queries, turns) if path is not None]
+    prompts = queries is not None or "prompt" in table.column_names
     data = RoutingData(
         name=name or Path(source).name.partition(".")[0],
         responses=responses,
         queries=asked,
         turns=steps,
         verdict=verdict,
+        notes=() if prompts else (f"{_NO_PROMPTS}name the column (--columns prompt=...)",),
         files=with_files({}, files),
     )
     return data if prices is None else with_prices(data, prices, renamed, delimiter)
@@ -125,7 +128,8 @@ def read_steps(
     Args:
         source: ``query``, ``arm``, ``turn`` (from 0), ``feedback`` and ``score``, of which the one of the last turn
             counts; ``cost_usd``, or ``prompt_tokens`` and ``completion_tokens``; perhaps ``reward`` and ``trial``.
-            It is a table of turns, and a name that ``columns`` has for ``turns.turn`` is one of its.
+            Where there is no ``score``, rewards that are all in [0, 1] stand for it. It is a table of turns, and a
+            name that ``columns`` has for ``turns.turn`` is one of its.
         queries: see `read_outcomes`, and so are `prices`, `columns`, `delimiter` and `name`.
         verdict: whether the environment told at run time if an attempt had succeeded.
 
@@ -135,7 +139,7 @@ def read_steps(
     renamed = dict(columns or {})
     _check_names(renamed)
     names = _named(renamed, "turns")
-    table = _read(source, {column: COLUMNS[column] for column in (*TURNS, "score")}, names, delimiter)
+    table, rewarded = _read_scored_turns(source, names, delimiter)
     _refuse_doubles(table, (*ATTEMPT, "turn"), source, names, delimiter, _TRIALS)
     keys = [column for column in ATTEMPT if column in table.column_names]
     ordered = table.sort_by([(column, "ascending") for column in (*keys, "turn")])
@@ -150,6 +154,9 @@ def read_steps(
     else:
         asked = _read_queries(queries, renamed, delimiter)
     _need_named(renamed, source, {"": table, "queries": None if queries is None else asked, "turns": table})
+    notes = [f"{_NO_PROMPTS}give their table (--queries)"] if queries is None else []
+    if rewarded:
+        notes.append("no score: the reward of the last turn of an attempt is its score")
     files = [Path(path) for path in (source, queries) if path is not None]
     data = RoutingData(
         name=name or Path(source).name.partition(".")[0],
@@ -158,9 +165,27 @@ def read_steps(
         turns=table.drop_columns("score"),
         whole_runs=True,
         verdict=verdict,
+        notes=tuple(notes),
         files=with_files({}, files),
     )
     return data if prices is None else with_prices(data, prices, renamed, delimiter)
+
+
+def _read_scored_turns(source: Path | str, names: Mapping[str, str], delimiter: str | None) -> tuple[pa.Table, bool]:
+    """Turns with a score each, and whether that is their reward, because there is no other."""
+    wanted = {column: COLUMNS[column] for column in (*TURNS, "score")}
+    if "score" in names:
+        return _read(source, wanted, names, delimiter), False
+    table = _read(source, wanted | {"score": replace(COLUMNS["score"], optional=True)}, names, delimiter)
+    if "score" in table.column_names or "reward" not in table.column_names:
+        return _read(source, wanted, names, delimiter), False  # again, where each turn must have a score
+    reward = table["reward"].combine_chunks()
+    good = pc.fill_null(pc.and_(pc.greater_equal(reward, 0.0), pc.less_equal(reward, 1.0)), False)
+    if not pc.all(good).as_py():
+        row = pc.index(good, False).as_py()
+        expected = "a number from 0 to 1, since there is no column 'score'; name it (--columns score=...)"
+        raise cell_error(source, row, names.get("reward", "reward"), reward[row].as_py(), expected, delimiter)
+    return table.append_column("score", reward), True
 
 
 def with_prices(
@@ -176,7 +201,8 @@ def with_prices(
         delimiter: of a CSV file.
 
     Raises:
-        ImportDataError: naming file, line and field; or calls are given a price where costs are stated.
+        ImportDataError: naming file, line and field; or no arm of the data has a price there; or calls are given a
+            price where costs are stated.
     """
     path, renamed = Path(path), dict(columns or {})
     _check_names(renamed)
@@ -185,7 +211,8 @@ def with_prices(
     per_call = "usd_per_call" in _read(path, {"arm": COLUMNS["arm"]} | optional, names, delimiter).column_names
     files = with_files(data.files, [path])
     if not per_call:
-        return replace(data, prices=read_prices(path, renamed, delimiter), files=files)
+        prices = read_prices(path, renamed, delimiter)
+        return replace(data, prices=prices, files=files, unpriced=_unpriced(data, prices, path))
     if "cost_usd" in data.responses.column_names:
         raise ImportDataError(f"{path}: prices of calls, but {data.name} states costs; leave the prices out")
     table = _read(path, _CALLS, names, delimiter)
@@ -193,8 +220,25 @@ def with_prices(
     responses = data.responses.combine_chunks()
     price = table["usd_per_call"].take(pc.index_in(responses["arm"], value_set=table["arm"].combine_chunks()))
     cost = pc.multiply(price, _turns_of(responses, data.turns))
-    note = "costs are a flat price for every call, not what anybody paid"
-    return replace(data, responses=responses.append_column("cost_usd", cost), notes=(*data.notes, note), files=files)
+    return replace(
+        data,
+        responses=responses.append_column("cost_usd", cost),
+        notes=(*data.notes, "costs are a flat price for every call, not what anybody paid"),
+        files=files,
+        unpriced=_unpriced(data, table["arm"].to_pylist(), path),
+    )
+
+
+def _unpriced(data: RoutingData, listed: Iterable[str], path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Arms that a price list lacks, and names in it that no arm has; refused where it has none of the arms."""
+    arms = data.responses["arm"].unique().to_pylist()
+    lacking, unknown = sorted(set(arms) - set(listed)), sorted(set(listed) - set(arms))
+    if len(lacking) == len(arms):
+        raise ImportDataError(
+            f"{path}: prices of {listing(unknown)}, and the arms of {data.name} are {listing(lacking)}; give them the "
+            "same names"
+        )
+    return tuple(lacking), tuple(unknown)
 
 
 def _turns_of(responses: pa.Table, turns: pa.Table | None) -> pa.ChunkedArray | pa.Scalar:
@@ -292,10 +336,10 @@ def _refuse_doubles(
         return
     row = int(order[double + 1].min())
     shown = ", ".join(f"{key} {table[key][row].as_py()!r:.60}" for key in keys)
-    first = int(np.flatnonzero(code == code[row])[0])
+    first = line_of(path, int(np.flatnonzero(code == code[row])[0]), delimiter)
     last = names.get(keys[-1], keys[-1])
     raise cell_error(
-        path, row, last, table[keys[-1]][row].as_py(), f"{expected} ({shown}: first in row {first + 1})", delimiter
+        path, row, last, table[keys[-1]][row].as_py(), f"{expected} ({shown}: first in {first})", delimiter
     )
 
 

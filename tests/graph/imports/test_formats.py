@@ -384,7 +384,7 @@ def test_routereval_refuses_pickles_and_its_snippet_works(tmp_path: Path) -> Non
     path.write_bytes(pickle.dumps({"easy": {"5": group}}))
     with pytest.raises(ImportDataError, match=r"runs code when it is opened.*`python convert.py arc.pkl`") as caught:
         read("routereval", path)
-    snippet = write(tmp_path / "convert.py", str(caught.value).partition("\n\n")[2])
+    snippet = write(tmp_path / "convert.py", "".join(caught.value.__notes__))
     subprocess.run([sys.executable, snippet, "arc.pkl"], cwd=tmp_path, check=True)
     data = read("routereval", tmp_path / "arc_easy_5.parquet")
     assert rows(data.responses) == [("test/0", "a", 0.5), ("train/0", "a", 1.0), ("val/0", "a", 0.0)]

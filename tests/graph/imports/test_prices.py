@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from routegym.errors import ImportDataError
+from routegym.evaluation.import_report import import_report
 from routegym.graph.imports.data import RoutingData
 from routegym.graph.imports.reading import COLUMNS, read_table
 from routegym.graph.imports.registry import import_data, read_data
@@ -90,6 +91,23 @@ def test_prices_that_cannot_be(tmp_path: Path) -> None:
         read_data("table", outcomes, prices=calls)
     with pytest.raises(ImportDataError, match="format 'routellm' takes no queries; it takes prices"):
         read_data("routellm", source, queries=source)
+
+
+@pytest.mark.parametrize(
+    "prices", ["arm,usd_in_per_m,usd_out_per_m\n{},3,15\n{},1,1\n", "arm,usd_per_call\n{},0.01\n{},0.1\n"]
+)
+def test_prices_of_other_arms(prices: str, tmp_path: Path) -> None:
+    rows = "".join(f"q{query},{arm},1,100,{10 + query}\n" for query in range(3) for arm in ("weak", "strong"))
+    path = write(tmp_path / "rows.csv", f"query,arm,score,prompt_tokens,completion_tokens\n{rows}")
+    none = write(tmp_path / "none.csv", prices.format("Weak", "STRONG"))
+    message = "none.csv: prices of STRONG, Weak, and the arms of rows are strong, weak; give them the same names"
+    with pytest.raises(ImportDataError, match=message):
+        import_data("table", path, prices=none, text="none")
+    one = write(tmp_path / "one.csv", prices.format("weak", "Strong"))
+    report = import_report(import_data("table", path, prices=one, text="none"))
+    said = "strong is not in the recording: the price list lacks it, and has Strong, which no row has"
+    assert said in report.warnings
+    assert [arm.name for arm in report.arms] == ["weak"]
 
 
 def test_numbers_of_json_may_be_ids_or_too_large(tmp_path: Path) -> None:

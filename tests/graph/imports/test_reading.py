@@ -393,3 +393,100 @@ def test_tokens_that_no_recording_holds_are_refused_wherever_they_come_from() ->
                 ImportDataError, match="hand: query 'q', arm 'a': completion_tokens come to 2,147,483,648"
             ):
                 RoutingData("hand", rows, asked)
+
+
+def write_form(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Rows in the form that the name of the file says."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    else:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_one_column_may_have_two_roles(form: str, tmp_path: Path) -> None:
+    rows = [row | {"query": f"what is {row['query']}?"} for row in EXPECTED]
+    data = read_outcomes(write_form(tmp_path / f"r.{form}", rows), columns={"prompt": "query"})
+    assert data.responses.to_pylist() == rows
+    assert data.queries["prompt"].to_pylist() == data.queries["query"].to_pylist() == ["what is q1?", "what is q2?"]
+    turns = [
+        {"query": "q", "arm": "a", "turn": turn, "feedback": "ok", "cost_usd": 0.1, "reward": 0.5 * turn}
+        for turn in range(3)
+    ]
+    steps = read_steps(write_form(tmp_path / f"s.{form}", turns), columns={"score": "reward"})
+    assert steps.responses["score"].to_pylist() == [1.0]
+    assert steps.turns is not None
+    assert steps.turns["reward"].to_pylist() == [0.0, 0.5, 1.0]
+
+
+def test_rewards_of_steps_stand_for_scores_that_are_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+
+    def steps(*rewards: str, score: str = "", **options: Any) -> RoutingData:
+        rows = "".join(f"q,a,{turn},ok,1,{reward}{',0.25' if score else ''}\n" for turn, reward in enumerate(rewards))
+        path.write_text(f"query,arm,turn,feedback,cost_usd,reward{score}\n{rows}", encoding="utf-8")
+        return read_steps(path, **options)
+
+    said = "no score: the reward of the last turn of an attempt is its score"
+    found = steps("1", "0.5")
+    assert found.responses["score"].to_pylist() == [0.5]
+    assert said in found.notes
+    found = steps("1", "0.5", score=",score")  # which wins
+    assert found.responses["score"].to_pylist() == [0.25]
+    assert said not in found.notes
+    for wrong in ("-0.5", "2", ""):
+        with pytest.raises(ImportDataError, match=r"s.csv, line 3, field 'reward': .* there is no column 'score'"):
+            steps("1", wrong)
+    with pytest.raises(ImportDataError, match="line 1: no column 'grade'"):
+        steps("1", columns={"score": "grade"})
+    path.write_text("query,arm,turn,feedback,cost_usd\nq,a,0,ok,1\n", encoding="utf-8")
+    with pytest.raises(ImportDataError, match="line 1: no column 'score'"):
+        read_steps(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "r.csv",
+            PLAIN.replace("0.5", "87"),
+            "line 4, .*: 87.0; expected a number from 0 to 1; divide percentages by 100$",
+        ),
+        ("r.csv", PLAIN.replace("0.5", "870"), "line 4, .*: 870.0; expected a number from 0 to 1$"),
+        ("r.csv", PLAIN.replace("0.5", "-1"), "line 4, .*: -1.0; expected a number from 0 to 1$"),
+        ("r.csv", PLAIN.replace("0.5", "yes"), r"line 4, .*: 'yes'; expected a number, .* \(or true or false\)$"),
+        ("r.csv", PLAIN.replace("0.3", "dear"), "line 4, .*: 'dear'; expected a number, .* separator$"),
+        ("r.csv", PLAIN.replace("q2,small", "q1,small"), r"line 4, .*: first in line 2\)$"),
+        ("r.jsonl", '{"query": "q", "score": 1}\n', r"no field 'arm'; it has query, score; name it \(--columns\)$"),
+        (
+            "r.jsonl",
+            '{"query": "q", "arm": "a", "score": 1}\n{"query": "q", "score": 1}\n',
+            "line 2: no field 'arm'; it has query, score; fill it in, or drop the line$",
+        ),
+    ],
+)
+def test_remedies(name: str, content: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ImportDataError, match=said):
+        outcomes(tmp_path / name, content)
+
+
+def test_what_has_no_prompts_says_so(tmp_path: Path) -> None:
+    path, queries, steps = tmp_path / "r.csv", tmp_path / "q.csv", tmp_path / "s.csv"
+    path.write_text(PLAIN, encoding="utf-8")
+    queries.write_text("query,prompt\nq1,one\nq2,two\n", encoding="utf-8")
+    steps.write_text("query,arm,turn,feedback,score,cost_usd\nq1,a,0,ok,1,1\n", encoding="utf-8")
+    none = "no prompts: a router sees nothing of a query; "
+    assert read_outcomes(path).notes == (f"{none}name the column (--columns prompt=...)",)
+    assert read_steps(steps).notes == (f"{none}give their table (--queries)",)
+    for data in (
+        read_outcomes(path, columns={"prompt": "query"}),
+        read_outcomes(path, queries),
+        read_steps(steps, queries),
+    ):
+        assert data.notes == ()

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from unittest.mock import patch
 
 import gymnasium as gym
@@ -207,6 +208,33 @@ def test_an_arm_without_any_cost_is_missed():
     assert found.lost_arms == ("b",)
     lost = "b is not in the recording: none of its rows has a known query, and tokens and a price of its arm"
     assert lost in import_report(found).warnings
+
+
+def test_a_source_without_validation_gets_one():
+    rows = [(f"q{number}", "a", 1.0, 1.0) for number in range(60)]
+    prompts = [f"prompt {number // 2}" for number in range(60)]  # each asked twice
+    data = table_of(rows, prompts=prompts)
+    splits = ["train" if number < 40 else "test" for number in range(60)]
+
+    def dealt(splits, seed=0):
+        queries = data.queries.append_column("split", pa.array(splits, pa.string()))
+        return to_recording(replace(data, queries=queries), text="none", seed=seed)
+
+    found = dealt(splits)
+    given = dict(zip(prompts, splits, strict=True))
+    after = {prompt: set() for prompt in prompts}
+    for prompt, split in zip(prompts, found.recording.tasks.splits, strict=True):
+        after[prompt].add(split)
+    assert sorted(map(len, after.values())) == [1] * 30  # equal prompts stay together
+    moved = [prompt for prompt in after if after[prompt] == {"val"}]
+    assert [given[prompt] for prompt in moved] == ["train"] * 2  # of 20 prompts, the eighth and the sixteenth
+    assert (found.validated, found.moved) == (4, 0)
+    assert ("queries moved to validation, which the source lacks", "4") in row_table(import_report(found)).rows
+    assert dealt(splits).recording.tasks == found.recording.tasks
+    assert dealt(splits, seed=1).recording.tasks != found.recording.tasks
+    # not where there is one, nor where nobody names a split
+    assert dealt(["val", "val", *splits[2:]]).validated == 0
+    assert dealt([None] * 60).validated == 0
 
 
 def test_equal_prompts_are_put_into_one_split():

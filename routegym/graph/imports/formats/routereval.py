@@ -56,15 +56,17 @@ def read(source: Path | str) -> RoutingData:
     """A data set as JSON, or as the Parquet file that `CONVERT` makes of a pickle.
 
     Raises:
-        ImportDataError: it is a pickle; or naming file, row and field.
+        ImportDataError: it is a pickle, and a note has the program that converts it; or naming file, row and field.
     """
     source = Path(source)
     if source.suffix == ".pkl":
-        raise ImportDataError(
-            f"{source}: a pickle runs code when it is opened, so it is not read. Save this as convert.py and run "
-            f"`python convert.py {source.name}` where nothing can be harmed (a container without network or secrets):"
-            f"\n\n{CONVERT}"
+        error = ImportDataError(
+            f"{source}: a pickle runs code when it is opened, so it is not read; save the program below as convert.py "
+            f"and run `python convert.py {source.name}` where nothing can be harmed (a container without network or "
+            "secrets)"
         )
+        error.add_note(f"\n{CONVERT}")
+        raise error
     responses, queries, without = _object(source) if source.suffix == ".json" else _table(source)
     return RoutingData(
         name="routereval",
