@@ -92,7 +92,11 @@ _MADE_OF: dict[str, dict[str, Any]] = {
     "mint_turns": {"columns": _MINT, "queries": "mint_k5"},
     "mint_feedback_gpt35": {"columns": _MINT, "queries": "mint_k5"},
     "intercode_sql": {"columns": _INTERCODE, "verdict": True, "folds": 5},
-    "intercode_bash": {"columns": _INTERCODE, "verdict": True, "folds": 5},
+    "intercode_bash": {
+        "columns": {name: column for name, column in _INTERCODE.items() if name != "kind"},
+        "verdict": True,
+        "folds": 5,
+    },
     "zeroeval": {"columns": _COLUMNS | {"kind": "dataset"}},
     "llmrouter_dc": {"columns": {name: column for name, column in _COLUMNS.items() if name != "completion_tokens"}},
     "bbh_direct_cot": {},
