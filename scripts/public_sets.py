@@ -89,8 +89,8 @@ _INTERCODE = {"query": "query_id", "prompt": "query", "kind": "hardness"}
 _INTERCODE |= {"prompt_tokens": "in_tokens_est", "completion_tokens": "out_tokens_est"}
 _MADE_OF: dict[str, dict[str, Any]] = {
     "mint_k5": {"columns": _MINT, "verdict": True, "folds": 5},
-    "mint_turns": {"columns": _MINT, "queries": "mint_k5"},
-    "mint_feedback_gpt35": {"columns": _MINT, "queries": "mint_k5"},
+    "mint_turns": {"columns": _MINT, "queries": "mint_k5", "folds": 5},
+    "mint_feedback_gpt35": {"columns": _MINT, "queries": "mint_k5", "folds": 5},
     "intercode_sql": {"columns": _INTERCODE, "verdict": True, "folds": 5},
     "intercode_bash": {
         "columns": {name: column for name, column in _INTERCODE.items() if name != "kind"},
