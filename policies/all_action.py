@@ -10,7 +10,7 @@ policy's own gradient, the others take visits and values of the policy before th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -68,8 +68,10 @@ class Learner:
         left = 1.0 - self._update / settings.updates
         for group in self._optimizer.param_groups:
             group["lr"] = settings.learning_rate * left
+        # A price changes how much there is to be gained, not how much the episode matters.
+        alike = replace(found, weight=found.weight / (1.0 + env.lambda_[found.episode]))
         for _ in range(settings.passes):
-            gain, entropy = objective(self._actor, found)
+            gain, entropy = objective(self._actor, alike)
             loss = -(gain + settings.ent_coef * left * entropy)
             self._optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
