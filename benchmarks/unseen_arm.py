@@ -149,8 +149,7 @@ def beside(
         if best_unseen != best:
             others[f"always {names[best_unseen]}, the best left out"] = some_arms(alone, [best_unseen])
         for number, (name, other) in enumerate(others.items()):
-            lead = aiq_difference(group.unseen, other, alone)
-            difference = f"{lead.estimate:+.3f} [{lead.low:+.3f}, {lead.high:+.3f}]{'*' if lead.excludes_zero else ''}"
+            difference = aiq_difference(group.unseen, other, alone).signed()
             rows.append(["" if number else ", ".join(arms), name, f"{quality(other, alone):.3f}", difference])
     return rows
 

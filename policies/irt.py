@@ -25,6 +25,7 @@ from routegym.core.observation import ObservationLayout
 from routegym.core.rollout import rollout
 from routegym.core.vector_env import RoutingVectorEnv
 from routegym.errors import ConfigError, MissingExtraError
+from routegym.evaluation.references import recorded_alone
 from routegym.graph.graph import OPEN
 from routegym.graph.subset import arm_signals
 from routegym.graph.values import always_arm_actions, evaluate_choices, most_attempts
@@ -404,9 +405,9 @@ class _Outcomes(NamedTuple):
         found = [evaluate_choices(graph, always_arm_actions(graph, arm), worth) for arm in range(graph.n_arms)]
         score, cost = (np.stack(columns, axis=1) for columns in zip(*found, strict=True))
         start = graph.task_start
-        masked = np.isnan(graph.node_reserve[start, : graph.n_arms])  # another arm stood in
+        recorded = recorded_alone(recording, np.arange(graph.n_tasks)).T  # elsewhere another arm stood in
         for outcome in (score, cost):
-            outcome[start] = np.where(masked, np.nan, outcome[start])
+            outcome[start] = np.where(recorded, outcome[start], np.nan)
         return cls(score, cost, _columns(recording), most_attempts(graph))
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from routegym.errors import ConfigError
 from routegym.evaluation.frontier import hull
+from routegym.evaluation.references import recorded_alone
 from routegym.graph.values import always_arm_actions, evaluate_choices, most_attempts
 from routegym.policies import baselines
 from routegym.policies.baselines import fallbacks, ladder_of
@@ -226,7 +227,7 @@ def ladders(recording: Recording, tasks: npt.NDArray[np.int64], most: int) -> La
         solved, cost = evaluate_choices(graph, action, full)
         lost, _ = evaluate_choices(graph, action, np.where(full, 0.0, graph.node_score))
         outcomes.append((solved[starts], lost[starts], cost[starts]))
-    legal = ~np.isnan(graph.node_reserve[starts, : graph.n_arms]).T
+    legal = recorded_alone(recording, tasks)
     solved, lost, cost = np.where(legal, np.array(outcomes).transpose(1, 0, 2), 0.0)  # (arms, tasks) each
     instead = np.array([order[legal[order].argmax(axis=0)] for order in fallbacks(recording)])  # (arms, tasks)
     score_instead, cost_instead = (np.take_along_axis(brought, instead, axis=0) for brought in (solved + lost, cost))

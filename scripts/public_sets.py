@@ -32,7 +32,7 @@ from routegym.core import RoutingVectorEnv
 from routegym.core.rollout import rollout
 from routegym.evaluation.bench import open_bench
 from routegym.evaluation.report import Table
-from routegym.evaluation.statistics import Interval, Sweep, difference_at_cost
+from routegym.evaluation.statistics import Sweep, difference_at_cost
 from routegym.graph.library import load_recording
 from routegym.policies.baselines import FixedCascade
 
@@ -49,7 +49,8 @@ _MINT_ARMS = (
 _SQL_ARMS = ("chat-bison-001", "text-bison-001", "gpt-3.5", "gpt-4")
 _LAMBDAS = (0.0, 0.002, 0.007, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 1.0, 2.0, 4.0, 8.0)
 _TOKENS = {"prompt_tokens": "in_tokens", "completion_tokens": "out_tokens"}
-_COLUMNS = {"query": "query_id", "prompt": "question", "kind": "task"} | _TOKENS
+_ASKED = {"query": "query_id", "prompt": "question", "kind": "task"}
+_COLUMNS = _ASKED | _TOKENS
 _CASCADES = {
     "mint_k5": (
         ("CodeActAgent-Mistral-7b-v0.1", "Meta-Llama-3-8B-Instruct", "Meta-Llama-3-70B-Instruct"),
@@ -85,20 +86,16 @@ class Play:
 
 
 _MINT = {"query": "query_id", "kind": "task"} | _TOKENS
-_INTERCODE = {"query": "query_id", "prompt": "query", "kind": "hardness"}
+_INTERCODE = {"query": "query_id", "prompt": "query"}
 _INTERCODE |= {"prompt_tokens": "in_tokens_est", "completion_tokens": "out_tokens_est"}
 _MADE_OF: dict[str, dict[str, Any]] = {
     "mint_k5": {"columns": _MINT, "verdict": True, "folds": 5},
     "mint_turns": {"columns": _MINT, "queries": "mint_k5", "folds": 5},
     "mint_feedback_gpt35": {"columns": _MINT, "queries": "mint_k5", "folds": 5},
-    "intercode_sql": {"columns": _INTERCODE, "verdict": True, "folds": 5},
-    "intercode_bash": {
-        "columns": {name: column for name, column in _INTERCODE.items() if name != "kind"},
-        "verdict": True,
-        "folds": 5,
-    },
+    "intercode_sql": {"columns": _INTERCODE | {"kind": "hardness"}, "verdict": True, "folds": 5},
+    "intercode_bash": {"columns": _INTERCODE, "verdict": True, "folds": 5},
     "zeroeval": {"columns": _COLUMNS | {"kind": "dataset"}},
-    "llmrouter_dc": {"columns": {name: column for name, column in _COLUMNS.items() if name != "completion_tokens"}},
+    "llmrouter_dc": {"columns": _ASKED | {"prompt_tokens": "in_tokens"}},
     "bbh_direct_cot": {},
     "routellm_gsm8k_mmlu": {"columns": _COLUMNS | {"kind": "dataset"}},
 }
@@ -176,10 +173,7 @@ class PublicSets:
         columns = dict(play.columns)
         if play.kind == "attempts":
             columns |= {f"turns.{name}": name for name in ("query", "prompt_tokens", "completion_tokens")}
-        priced = (
-            play.kind == "attempts" and (folder / "models.csv").is_file()
-        )  # the turns share a bill by what they cost
-        if priced:
+        if play.kind == "attempts" and (folder / "models.csv").is_file():  # the turns share a bill by what they cost
             arguments += ["--prices", str(folder / "models.csv")]
             columns["prices.arm"] = "model"
         arguments += ["--columns", *(f"{name}={column}" for name, column in columns.items())]
@@ -212,17 +206,13 @@ def _against_cascades(bench: Path, recording_folder: Path, cascades: Sequence[Se
         header.append(f"at {' → '.join(ladder)}: {played.score.mean():.4f} @ ${played.cost_usd.mean():.5f}")
         columns.append({name: difference_at_cost(one.sweep, fixed) for name, one in comparison.entries.items()})
     order = sorted(comparison.entries, key=lambda name: -columns[0][name].estimate)
-    rows = [(name, *(_signed(column[name]) for column in columns)) for name in order]
+    rows = [(name, *(column[name].signed(4) for column in columns)) for name in order]
     title = (
         "Score minus that of a fixed cascade, at its own mean cost (95 % paired bootstrap; * excludes 0). The cascades "
         "were picked in hindsight, on all these tasks; what such a choice is worth on tasks that it has not seen, the "
         "row fixed_cascade says:"
     )
     return title + "\n\n" + Table("", tuple(header), rows).markdown().rstrip()
-
-
-def _signed(found: Interval) -> str:
-    return f"{found.estimate:+.4f} [{found.low:+.4f}, {found.high:+.4f}]{'*' if found.excludes_zero else ''}"
 
 
 def _turns(path: Path) -> pa.Table:

@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.table import Table as RichTable
 
+from routegym.evaluation.statistics import Interval
+
 __all__ = ["Table", "arm_table", "budget_table", "comparison_table", "decision_table", "leaders", "results_page"]
 
 _POOLED = (
@@ -180,8 +182,7 @@ def leaders(metrics: Mapping[str, Any], count: int = 4) -> list[str]:
 
 
 def _signed(interval: Mapping[str, Any]) -> str:
-    mark = "*" if interval["excludes_zero"] else ""
-    return f"{interval['estimate']:+.3f} [{interval['low']:+.3f}, {interval['high']:+.3f}]{mark}"
+    return Interval(interval["estimate"], interval["low"], interval["high"]).signed()
 
 
 def _percent(interval: Mapping[str, Any]) -> str:

@@ -86,6 +86,11 @@ class Interval:
         """Whether the whole interval lies on one side of 0."""
         return self.low > 0 or self.high < 0
 
+    def signed(self, digits: int = 3) -> str:
+        """As text, of a difference: with signs, and a star where it excludes 0."""
+        low, estimate, high = (f"{value:+.{digits}f}" for value in (self.low, self.estimate, self.high))
+        return f"{estimate} [{low}, {high}]{'*' if self.excludes_zero else ''}"
+
 
 def bootstrap(
     statistic: Callable[..., float],

@@ -352,15 +352,7 @@ def test_an_empty_text_that_may_be_missing_is_missing(form: str, tmp_path: Path)
         {"query": query, "arm": "a", "score": 1, "cost_usd": 1, "prompt": prompt, "kind": kind}
         for query, prompt, kind in (("q1", "one", ""), ("q2", "", " "), ("q3", None, "odd"))
     ]
-    path = tmp_path / f"r.{form}"
-    if form == "jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    else:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    queries = read_outcomes(path).queries.sort_by("query")
+    queries = read_outcomes(write_form(tmp_path / f"r.{form}", rows)).queries.sort_by("query")
     assert queries["prompt"].to_pylist() == ["one", "q2", "q3"]  # the id is all that is known
     assert queries["kind"].to_pylist() == [None, None, "odd"]
 
