@@ -49,6 +49,7 @@ def rss_bytes() -> int:
 
 
 def descriptors() -> int:
+    gc.collect()  # what earlier tests dropped may hold some until then
     return len(os.listdir("/proc/self/fd"))
 
 
@@ -97,7 +98,8 @@ def soak(port: int, count: int, record: Callable[[str, object], None]) -> float:
     assert tasks_of(engine) == 0
     assert descriptors() <= outside[0] + CONCURRENCY + 10
     engine.close()
-    assert (descriptors(), threading.active_count()) == outside
+    assert descriptors() <= outside[0]
+    assert threading.active_count() <= outside[1]
     assert len(latencies) == count
     # What the server refuses is tried again at no cost; a broken connection may have cost something and is not.
     assert 0.94 * count <= outcomes["answered"] < count
@@ -152,4 +154,5 @@ def test_a_hundred_thousand_replayed_steps(record_testsuite_property: Any) -> No
     report(record_testsuite_property, replay_rss_growth=growth, step_p50_us=p50, step_p99_us=p99)
     assert growth < 0.05
     env.close()
-    assert (descriptors(), threading.active_count()) == outside
+    assert descriptors() <= outside[0]
+    assert threading.active_count() <= outside[1]
