@@ -89,6 +89,7 @@ class Problem:
         settings: dict[str, Any] = {
             "budget_usd": self.budget_usd,
             "lambda_": self.lambda_,
+            "reward": "weighted_sum",
             "split": self.split,
             "autoreset_mode": "SameStep",
             "info": "lean",

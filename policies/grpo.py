@@ -7,8 +7,8 @@ Optimization", arXiv 2601.05242 (``scale="per_term"``); Ahmadian et al., "Back t
 Optimization for Learning from Human Feedback in LLMs", arXiv 2402.14740 (RLOO).
 Deviations: an episode is a route and its steps are calls, not tokens; the loss is the mean over all steps of a batch,
 so that a longer route weighs more (GRPO's paper takes the mean of each answer first); the policy is small and masked,
-with an entropy bonus; RLOO makes clipped updates in minibatches as GRPO does, where its paper makes one step on all
-samples.
+with an entropy bonus; rewards are divided by 1 + lambda, so that every price counts alike; RLOO makes clipped updates
+in minibatches as GRPO does, where its paper makes one step on all samples.
 """
 
 from __future__ import annotations
@@ -197,6 +197,12 @@ def _standardised(values: _Floats) -> _Floats:
     return np.asarray((values - values.mean(axis=1, keepdims=True)) / (values.std(axis=1, keepdims=True) + _EPS))
 
 
+def _weighted(of: Episodes, cost_scale_usd: float) -> tuple[_Floats, _Floats, _Floats]:
+    """Score, cost and lambda whose ``score - lambda * cost`` is `routegym.core.reward.weighted_sum` of the episode."""
+    weight = 1.0 / (1.0 + of.lambda_)
+    return of.score * weight, of.cost_usd / cost_scale_usd * weight, of.lambda_
+
+
 def k3(log_prob: th.Tensor, reference: th.Tensor) -> th.Tensor:
     """Estimate of KL(policy || reference) from the log-probabilities of sampled actions; never negative.
 
@@ -309,7 +315,8 @@ class _GroupModel(OnPolicyAlgorithm):
             self.num_timesteps += len(step.slots)
             actions, dones = step.actions, step.ended
             infos: list[dict[str, Any]] = [{} for _ in step.slots]
-            returns = episodes.score - episodes.lambda_ * episodes.cost_usd / env.env.recording.cost_scale_usd
+            score, cost, lambda_ = _weighted(episodes, env.env.recording.cost_scale_usd)
+            returns = score - lambda_ * cost
             for row in np.flatnonzero(dones):
                 slot = step.slots[row]
                 infos[row] = {
@@ -485,7 +492,7 @@ class GRPO(GroupAlgorithm):
         unit = problem.recording.cost_scale_usd
 
         def advantages(of: Episodes) -> _Floats:
-            return grpo_advantages(of.score, of.cost_usd / unit, of.lambda_, self.group_size, self.scale)
+            return grpo_advantages(*_weighted(of, unit), self.group_size, self.scale)
 
         return self.train(problem, seed, training, advantages)
 
@@ -499,6 +506,6 @@ class RLOO(GroupAlgorithm):
         unit = problem.recording.cost_scale_usd
 
         def advantages(of: Episodes) -> _Floats:
-            return rloo_advantages(of.score, of.cost_usd / unit, of.lambda_, self.group_size)
+            return rloo_advantages(*_weighted(of, unit), self.group_size)
 
         return self.train(problem, seed, training, advantages)

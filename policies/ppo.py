@@ -2,8 +2,9 @@
 
 Paper: Schulman et al., "Proximal Policy Optimization Algorithms", arXiv 1707.06347; masks as in Huang and Ontañón, "A
 Closer Look at Invalid Action Masking in Policy Gradient Algorithms", arXiv 2006.14171.
-Deviations: none in the algorithms. Large batches of short episodes and few epochs (hyperparameters/). All three
-variants mask by the observation; in the recurrent one the head sees the observation beside the LSTM's output.
+Deviations: none in the algorithms; rewards are divided by 1 + lambda, so that every price counts alike. Large batches
+of short episodes and few epochs (hyperparameters/). All three variants mask by the observation; in the recurrent one
+the head sees the observation beside the LSTM's output.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ class PublicSets:
     """Folder of recordings and results."""
     seeds: int = 5
     """Training seeds."""
-    steps: int = 100_000
+    steps: int = 300_000
     """Environment steps of every learner that counts them: the sets are small."""
     policies: tuple[str, ...] = ()
     """Routers; all of them by default."""
@@ -157,7 +157,9 @@ class PublicSets:
             _run(self._import(play, recording))
         arguments = ["bench", "--env", f"routegym/{_ENVS[play.kind]}-v0", "--recording", str(recording)]
         arguments += ["--seeds", str(self.seeds), "--steps", str(self.steps), "--no-attainable"]
-        arguments += ["--lambdas", *map(str, _LAMBDAS), "--train-lambda", str(_LAMBDAS[1]), str(_LAMBDAS[-1])]
+        arguments += ["--lambdas", *map(str, _LAMBDAS)]
+        if play.kind == "single_call":  # where a hard cap says little, and the price all
+            arguments += ["--train-lambda", str(_LAMBDAS[1]), str(_LAMBDAS[-1])]
         arguments += ["--out", str(self.out / play.name)]
         if play.folds:
             arguments += ["--folds", str(play.folds)]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from routegym.errors import ConfigError
 
-__all__ = ["REWARDS", "Reward", "reward_function", "score_minus_cost", "vector", "xrouter"]
+__all__ = ["REWARDS", "Reward", "reward_function", "score_minus_cost", "vector", "weighted_sum", "xrouter"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -24,6 +24,17 @@ def score_minus_cost(
 ) -> Floats:
     """``score - lambda * cost / cost_scale``: every step pays its own cost, the last one brings the score."""
     return score - lambda_ * cost / scale
+
+
+def weighted_sum(
+    score: Floats, cost: Floats, total: Floats, done: npt.NDArray[Any], lambda_: Floats, scale: float
+) -> Floats:
+    """``(score - lambda * cost / cost_scale) / (1 + lambda)``: weights of score and cost that sum to one.
+
+    At any one price the same policies are best as with `score_minus_cost`; where prices are drawn per episode, high
+    ones do not drown the others. Learners train with it.
+    """
+    return (score - lambda_ * cost / scale) / (1.0 + lambda_)
 
 
 def xrouter(
@@ -44,6 +55,7 @@ def vector(score: Floats, cost: Floats, total: Floats, done: npt.NDArray[Any], l
 
 REWARDS: dict[str, Reward] = {
     "score_minus_cost": score_minus_cost,
+    "weighted_sum": weighted_sum,
     "xrouter": xrouter,
     "vector": vector,
 }

@@ -154,6 +154,11 @@ def test_xrouter_pays_success_less_its_cost() -> None:
     assert last[1] == 0.0
 
 
+def test_weighted_sum_is_score_minus_cost_with_weights_that_sum_to_one() -> None:
+    first, last = route(RoutingEnv(chain(), lambda_=3.0, reward="weighted_sum"), 0, 1)
+    assert (first[1], last[1]) == (pytest.approx(-0.75 * 2 / 14), pytest.approx(0.25 * 0.75 - 0.75 * 8 / 14))
+
+
 def test_vector_reward_follows_mo_gymnasium() -> None:
     """A reward space, and one array of its shape and type per step."""
     env = RoutingEnv(chain(), reward="vector", lambda_=9.0)
@@ -178,7 +183,7 @@ def test_a_function_as_reward() -> None:
 
 
 def test_rewards_by_name() -> None:
-    assert set(REWARDS) == {"score_minus_cost", "xrouter", "vector"}
+    assert set(REWARDS) == {"score_minus_cost", "weighted_sum", "xrouter", "vector"}
     with pytest.raises(ConfigError, match=r"reward = 'money'; expected one of \['score_minus_cost'"):
         reward_function("money")
 
