@@ -8,7 +8,7 @@ AgentSteps, or any recording. Each arm in turn, or each of the named groups of a
 trained without it is played without it, then with it, having learned nothing; beside them a policy of the same recipe
 that was trained with it, and what needs no policy: the zero router of the arms that training saw and that of all, and
 always calling the best arm. AIQ is taken over hard budgets and prices of cost on the test tasks, always on the cost
-range of the whole pool.
+range of the whole pool. `--folds` holds out every task once.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from routegym.evaluation.outcomes import Grid, Outcomes, budget_grid, play
 from routegym.evaluation.references import arms_alone
 from routegym.evaluation.statistics import Sweep, aiq_difference
 from routegym.graph import Recording, keep_arms, vary_arms
+from routegym.graph.folds import fold_recordings
 from routegym.graph.library import load_recording
 from routegym.policies.algorithm import Problem
 from routegym.policies.all_action import AllAction
@@ -90,6 +91,27 @@ def measure(
         moved = [played(policy.adapt(recording), recording, split) for policy in policies]
         found.append(Group(without, sweep(moved), calls_to(moved, recording, left_out)))
     return found, trained
+
+
+def joined(parts: Sequence[Sweep]) -> Sweep:
+    """The tasks of all folds."""
+    return Sweep(*(np.concatenate([getattr(part, name) for part in parts], axis=2) for name in ("scores", "costs")))
+
+
+def measure_folds(
+    pools: Sequence[Recording], groups: Sequence[Sequence[str]], learner: AllAction, seeds: int, split: str
+) -> tuple[list[Group], Sweep]:
+    """As `measure`, on the tasks that each of the recordings holds out."""
+    found, trained = zip(*(measure(pool, groups, learner, seeds, split) for pool in pools), strict=True)
+    together = [
+        Group(
+            joined([part.without for part in parts]),
+            joined([part.unseen for part in parts]),
+            float(np.mean([part.calls for part in parts])),
+        )
+        for parts in zip(*found, strict=True)
+    ]
+    return together, joined(trained)
 
 
 def some_arms(alone: Sweep, arms: Sequence[int]) -> Sweep:
@@ -169,7 +191,7 @@ def page(name: str, tasks: int, rows: list[list[str]], others: list[list[str]], 
             "The arm-attention network knows an arm by its descriptor (price, measured accuracy by kind of situation,",
             "latency, tokens), so a policy can be moved to a pool with another arm: `policy.adapt(recording)`.",
             "How much of the arm's worth does it get without learning anything more?",
-            f"AIQ on {tasks} tasks of `{name}`:",
+            f"AIQ on {tasks} tasks of `{name}` that no training saw:",
             "",
             *markdown(HEADER, rows, 1),
             "",
@@ -205,21 +227,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--recording", default="agent_steps")
     parser.add_argument("--left-out", nargs="+", metavar="ARM,ARM", help="groups of arms; each arm alone by default")
     parser.add_argument("--split", default="test")
+    parser.add_argument("--folds", type=int, default=0, help="cross-validate; 0 takes the recording's own split")
     parser.add_argument("--quick", action="store_true", help="only show that it runs")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args(arguments)
     recording, began = load_recording(options.recording), time.process_time()
     learner = replace(LEARNER, updates=5) if options.quick else LEARNER
     groups = [group.split(",") for group in options.left_out or [arm.name for arm in recording.arms]]
-    found, trained = measure(recording, groups, learner, options.seeds, options.split)
-    alone = arms_alone(recording, recording.split(options.split))
+    pools = fold_recordings(recording, options.folds) if options.folds else [recording]
+    found, trained = measure_folds(pools, groups, learner, options.seeds, options.split)
+    alone = joined([arms_alone(pool, pool.split(options.split)) for pool in pools])
     rows = table(groups, found, trained, alone)
     others = beside(recording, groups, found, trained, alone)
-    named = ""
+    named, of = "", f"{options.split} split"
     if options.left_out is not None:
         named = f"--recording {options.recording} --left-out {' '.join(options.left_out)} "
+    if options.folds:
+        named, of = f"{named}--folds {options.folds} ", f"{options.folds} folds"
     note = (
-        f"{machine(['numpy', 'torch'])}; seeds 0 to {options.seeds - 1}, {options.split} split, "
+        f"{machine(['numpy', 'torch'])}; seeds 0 to {options.seeds - 1}, {of}, "
         f"{time.process_time() - began:.0f} CPU s; "
         f"`python benchmarks/unseen_arm.py {named}--seeds {options.seeds} --write`"
     )
