@@ -37,6 +37,7 @@ from routegym.policies.network import NetworkPolicy
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "ablations" / "unseen_arm.md"
 LEARNER = AllAction(network="attention", updates=400, tasks_per_update=256, ent_coef=0.03)
 DROP = 0.3
+TRAINED_FOR = (0.0, 0.2)
 LAMBDAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
 N_BUDGETS = 8
 END = "<!-- unseen_arm: end -->"  # of what is written; what stands below is kept
@@ -80,7 +81,7 @@ def measure(
     """Every group, and the policy that was trained with all arms."""
 
     def fit(pool: Recording, seed: int) -> NetworkPolicy:
-        return learner.fit(Problem(vary_arms(pool, DROP, seed=seed)), seed)
+        return learner.fit(Problem(vary_arms(pool, DROP, seed=seed), lambda_=TRAINED_FOR), seed)
 
     trained = sweep([played(fit(recording, seed), recording, split) for seed in range(seeds)])
     found = []

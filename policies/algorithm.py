@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from routegym.policies.policy import Policy
     from routegym.policies.training import Training
 
-__all__ = ["ENTRY_POINTS", "Algorithm", "Family", "Problem", "algorithm_class", "algorithm_names", "family_of"]
+__all__ = [
+    "ENTRY_POINTS",
+    "Algorithm",
+    "Family",
+    "Problem",
+    "algorithm_class",
+    "algorithm_names",
+    "family_of",
+    "usual_lambdas",
+]
 
 #: Packages add algorithms of their own under this entry-point group.
 ENTRY_POINTS = "routegym.algorithms"
@@ -70,6 +79,15 @@ _BUILT_IN: dict[Family, dict[str, str]] = {
 }
 
 
+def usual_lambdas(kind: str) -> tuple[float, float]:
+    """Range of prices of cost that policies for recordings of this kind are trained for unless one is named.
+
+    Where an episode is one call, a hard budget only says which arms can be paid, and what one is worth against another
+    is for the price to say. Where there are several calls, budgets say it, too, and high prices teach to stop.
+    """
+    return (0.002, 8.0) if kind == "single_call" else (0.0, 0.2)
+
+
 @dataclass(frozen=True)
 class Problem:
     """What is to be learned: routing the tasks of a recording under budgets and prices of cost."""
@@ -77,8 +95,8 @@ class Problem:
     recording: Recording
     budget_usd: Budget = "sampled"
     """Hard cap of every training episode; by default drawn, so that one policy serves every budget."""
-    lambda_: float | tuple[float, float] = (0.0, 0.2)
-    """Price of cost; a range is drawn from, so that one policy serves every price."""
+    lambda_: float | tuple[float, float] | None = None
+    """Price of cost; a range is drawn from, so that one policy serves every price; None takes `usual_lambdas`."""
     split: str = "train"
     """Tasks to learn from."""
     expander: Expander | None = None
@@ -88,7 +106,7 @@ class Problem:
         """A batch environment of this problem for training; `options` are further arguments of it."""
         settings: dict[str, Any] = {
             "budget_usd": self.budget_usd,
-            "lambda_": self.lambda_,
+            "lambda_": self.lambda_range,
             "reward": "weighted_sum",
             "split": self.split,
             "autoreset_mode": "SameStep",
@@ -96,6 +114,13 @@ class Problem:
             "expander": self.expander,
         }
         return RoutingVectorEnv(num_envs, self.recording, **settings | options)
+
+    @property
+    def lambda_range(self) -> tuple[float, float]:
+        """The lowest and the highest price of cost."""
+        if self.lambda_ is None:
+            return usual_lambdas(self.recording.kind)
+        return self.lambda_ if isinstance(self.lambda_, tuple) else (self.lambda_, self.lambda_)
 
     @cached_property
     def tasks(self) -> npt.NDArray[np.int64]:

@@ -16,6 +16,7 @@ from safetensors.numpy import save
 
 from routegym.core.ledger import check_budget, check_lambda
 from routegym.core.observation import ObservationLayout
+from routegym.core.streams import between
 from routegym.errors import ConfigError, RunError
 from routegym.graph.graph import OPEN
 from routegym.policies.training import write_atomically
@@ -303,14 +304,12 @@ def draw_budgets(problem: Problem, n: int, rng: np.random.Generator) -> Floats:
     if budget is None:
         return np.full(n, np.inf)
     bounds = problem.recording.budget_range_usd if isinstance(budget, str) else np.atleast_1d(budget)
-    low, high = float(bounds[0]), float(bounds[-1])
-    return np.full(n, low) if low == high else low * (high / low) ** rng.random(n)
+    return between(float(bounds[0]), float(bounds[-1]), rng.random(n))
 
 
 def draw_lambdas(problem: Problem, n: int, rng: np.random.Generator) -> Floats:
     """Prices of cost of n episodes of the problem, drawn as its environment draws them, (n,)."""
-    bounds = np.atleast_1d(np.asarray(problem.lambda_, dtype=np.float64))
-    return np.asarray(bounds[0] + (bounds[-1] - bounds[0]) * rng.random(n))
+    return between(*problem.lambda_range, rng.random(n))
 
 
 def collect(

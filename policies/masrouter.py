@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from routegym.core.streams import between
 from routegym.errors import ConfigError, MissingExtraError
 from routegym.policies.algorithm import Problem
 from routegym.policies.checks import check_positive, check_widths
@@ -40,14 +41,14 @@ class MovingMeans:
     """Moving means of returns, one for each range of budgets and of prices; the first batch sets them.
 
     Args:
-        budget_range_usd, lambda_range: what is cut into ranges, the former on a logarithmic scale; what lies beyond
-            belongs to the outermost.
+        budget_range_usd, lambda_range: what is cut into ranges, as evenly as episodes are drawn from it; what lies
+            beyond belongs to the outermost.
         decay: weight of what was known before, in [0, 1).
     """
 
     def __init__(self, budget_range_usd: tuple[float, float], lambda_range: tuple[float, float], decay: float) -> None:
         self._budgets = np.geomspace(*budget_range_usd, _BUDGETS + 1)[1:-1]
-        self._lambdas = np.linspace(*lambda_range, _LAMBDAS + 1)[1:-1]
+        self._lambdas = between(*lambda_range, np.linspace(0.0, 1.0, _LAMBDAS + 1)[1:-1])
         self._decay = decay
         self.means = np.zeros(_BUDGETS * _LAMBDAS)
         self.seen = np.zeros(_BUDGETS * _LAMBDAS, dtype=bool)
@@ -101,8 +102,7 @@ class MasRouter:
             actor = make_actor(self.network, self.hidden, problem.recording)
         optimizer = th.optim.Adam(actor.parameters(), self.learning_rate)
         generator = th.Generator().manual_seed(seed)
-        price = problem.lambda_ if isinstance(problem.lambda_, tuple) else (problem.lambda_, problem.lambda_)
-        means = MovingMeans(problem.recording.budget_range_usd, price, self.decay)
+        means = MovingMeans(problem.recording.budget_range_usd, problem.lambda_range, self.decay)
         env = problem.env(self.n_envs)
         step = update = 0
         found = training.latest()

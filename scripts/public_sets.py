@@ -158,8 +158,6 @@ class PublicSets:
         arguments = ["bench", "--env", f"routegym/{_ENVS[play.kind]}-v0", "--recording", str(recording)]
         arguments += ["--seeds", str(self.seeds), "--steps", str(self.steps), "--no-attainable"]
         arguments += ["--lambdas", *map(str, _LAMBDAS)]
-        if play.kind == "single_call":  # where a hard cap says little, and the price all
-            arguments += ["--train-lambda", str(_LAMBDAS[1]), str(_LAMBDAS[-1])]
         arguments += ["--out", str(self.out / play.name)]
         if play.folds:
             arguments += ["--folds", str(play.folds)]

@@ -54,9 +54,10 @@ class Bench:
     """Hard caps in USD; 10 over the recording's range by default. No cap is always played as well."""
     lambdas: tuple[float, ...] = ()
     """Prices of cost that a policy is asked to respect at each budget; 7 from 0 to 0.5 by default."""
-    train_lambda: tuple[float, float] = (0.0, 0.2)
-    """Prices that learners are trained for, drawn for every episode, log-uniformly if the lower one is above 0: where
-    prices far above are played, name a range that holds them."""
+    train_lambda: tuple[float, float] | None = None
+    """Prices that learners are trained for, drawn for every episode, log-uniformly if the lower one is above 0; by
+    default 0.002 to 8 for single calls, and else 0 to 0.2: where higher ones are played, name a range that holds
+    them."""
     split: str = "test"
     """Tasks to evaluate on: train, val or test."""
     folds: int = 0

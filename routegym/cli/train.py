@@ -54,8 +54,9 @@ class Train:
     """Hyperparameters to change, as name=value."""
     budget_usd: tuple[float, float] | None = None
     """Range of the budgets drawn in training, USD; the recording's own range by default."""
-    lambda_: Annotated[tuple[float, float], tyro.conf.arg(name="lambda")] = (0.0, 0.2)
-    """Range of the prices of cost drawn in training, on top of the hard budget: log-uniformly unless it begins at 0."""
+    lambda_: Annotated[tuple[float, float] | None, tyro.conf.arg(name="lambda")] = None
+    """Range of the prices of cost drawn in training, on top of the hard budget: log-uniformly unless it begins at 0. By
+    default 0.002 to 8 for single calls, and else 0 to 0.2."""
     threads: int = 1
     """Threads of torch; more are slower for networks this small."""
     evaluate: bool = True
@@ -107,7 +108,7 @@ class Train:
                     hyperparameters={name: _plain(value) for name, value in hyperparameters(algorithm).items()},
                     seeds=list(range(self.seed, self.seed + self.seeds)),
                     budget_usd=self.budget_usd or "sampled",
-                    lambda_=self.lambda_,
+                    lambda_=problem.lambda_range,
                     threads=self.threads,
                     versions=versions(),
                     machine=f"{platform.system()} {platform.machine()}",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BUDGET", "LAMBDA", "SAMPLE", "TASK", "batch_keys", "uniform"]
+__all__ = ["BUDGET", "LAMBDA", "SAMPLE", "TASK", "batch_keys", "between", "uniform"]
 
 Words = npt.NDArray[np.uint64]
 
@@ -50,3 +50,10 @@ def uniform(keys: Words, purpose: np.uint64, counter: npt.NDArray[Any]) -> npt.N
     """Uniform numbers in [0, 1), float64, one for each (key, counter)."""
     words = _mix(keys + GOLDEN * ((counter.astype(np.uint64) << _S2) + purpose + np.uint64(1)))
     return np.asarray((words >> _S11) * 2.0**-53, dtype=np.float64)
+
+
+def between(low: float, high: float, u: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Numbers from `low` (u = 0) to `high` (u = 1): evenly on a log scale, or as they are where `low` is 0."""
+    if low == high:
+        return np.full_like(u, low)
+    return np.asarray(low * (high / low) ** u if low > 0 else high * u)

@@ -323,11 +323,9 @@ class RoutingVectorEnv(VectorEnv[Any, Any, Any]):
         self, bounds: tuple[float, float], purpose: np.uint64, slots: npt.NDArray[Any]
     ) -> npt.NDArray[np.float64]:
         """Numbers between the bounds: log-uniform, from 0 upwards uniform."""
-        low, high = bounds
-        if low == high:
-            return np.full(len(slots), low)
-        u = kernels.load(self._kernel).uniform(self._slots, purpose, slots)
-        return low * (high / low) ** u if low > 0 else high * u
+        if bounds[0] == bounds[1]:
+            return np.full(len(slots), bounds[0])
+        return streams.between(*bounds, kernels.load(self._kernel).uniform(self._slots, purpose, slots))
 
     def _finish(self, slots: npt.NDArray[Any], done: npt.NDArray[Any], info: dict[str, Any]) -> None:
         """Hand out the last observation and info of finished episodes, then start the next ones."""

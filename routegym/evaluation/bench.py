@@ -72,7 +72,7 @@ class BenchSettings:
     split: str = "test"
     steps: int | None = None
     """Environment steps of those that count them; the tuned number by default."""
-    train_lambda: float | tuple[float, float] = Problem.lambda_
+    train_lambda: tuple[float, float] = (0.0, 0.2)
     """Prices of cost that are learned for."""
 
     @classmethod
@@ -84,11 +84,12 @@ class BenchSettings:
         grid: Grid,
         split: str = "test",
         steps: int | None = None,
-        train_lambda: float | tuple[float, float] = Problem.lambda_,
+        train_lambda: tuple[float, float] | None = None,
     ) -> BenchSettings:
-        """The settings of a bench on an opened recording."""
+        """The settings of a bench on an opened recording; learners train for its usual prices unless told otherwise."""
         caps, prices = tuple(grid.caps.tolist()), tuple(grid.lambdas.tolist())
-        return cls(env, source, recording.content_hash, _scales(recording), caps, prices, split, steps, train_lambda)
+        learned = Problem(recording, lambda_=train_lambda).lambda_range
+        return cls(env, source, recording.content_hash, _scales(recording), caps, prices, split, steps, learned)
 
     @property
     def grid_digest(self) -> str:
@@ -297,7 +298,7 @@ def open_bench(
         folds = made.get("folds", 0)
         parts = bench_parts(made.get("recording", metrics["recording"]), recording, folds, folder / "cache")
         split = "test" if folds else metrics["split"]
-        low, high = made.get("train_lambda", Problem.lambda_)
+        low, high = made.get("train_lambda", BenchSettings.train_lambda)
         settings = [
             BenchSettings.of(metrics["env"], name, part, grid, split, made.get("steps"), (low, high))
             for name, part in parts.items()

@@ -117,6 +117,14 @@ def test_relabelled_episodes_are_what_the_environment_shows(recording: Recording
     assert replay(problem, log, 3)[:2] == rows_of(log)
 
 
+@pytest.mark.parametrize("bounds", [(0.002, 8.0), (0.0, 0.2), 0.5])
+def test_prices_are_drawn_as_the_environment_draws_them(recording: Recording, bounds: Any) -> None:
+    problem = Problem(recording, lambda_=bounds)
+    drawn = draw_lambdas(problem, 2000, np.random.default_rng(0))
+    _, info = problem.env(2000).reset(seed=0)
+    np.testing.assert_allclose(*(np.quantile(of, [0.1, 0.3, 0.5, 0.7, 0.9]) for of in (drawn, info["lambda"])), rtol=0.2)
+
+
 def test_an_episode_ends_where_its_action_cannot_be_paid(toy: Any) -> None:
     recording = toy()  # calls cost 8, 1, 3 USD and reserve 10, 2, 4; three calls; score = share of the first arm
     log = collect(Problem(recording, budget_usd=None, lambda_=0.0), Only(0), 2, epsilon=0.0)
