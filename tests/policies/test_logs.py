@@ -122,7 +122,15 @@ def test_prices_are_drawn_as_the_environment_draws_them(recording: Recording, bo
     problem = Problem(recording, lambda_=bounds)
     drawn = draw_lambdas(problem, 2000, np.random.default_rng(0))
     _, info = problem.env(2000).reset(seed=0)
-    np.testing.assert_allclose(*(np.quantile(of, [0.1, 0.3, 0.5, 0.7, 0.9]) for of in (drawn, info["lambda"])), rtol=0.2)
+    at = [0.1, 0.3, 0.5, 0.7, 0.9]
+    np.testing.assert_allclose(np.quantile(drawn, at), np.quantile(info["lambda"], at), rtol=0.2)
+
+
+def test_single_calls_are_trained_for_a_wide_range_of_prices(recording: Recording) -> None:
+    single = helpers.build("single_call", 20)
+    assert Problem(single).lambda_range == (0.002, 8.0)
+    assert Problem(recording).lambda_range == (0.0, 0.2)
+    assert Problem(single, lambda_=0.5).lambda_range == (0.5, 0.5)
 
 
 def test_an_episode_ends_where_its_action_cannot_be_paid(toy: Any) -> None:
