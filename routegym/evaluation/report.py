@@ -10,7 +10,16 @@ from rich.table import Table as RichTable
 
 from routegym.evaluation.statistics import Interval
 
-__all__ = ["Table", "arm_table", "budget_table", "comparison_table", "decision_table", "leaders", "results_page"]
+__all__ = [
+    "Table",
+    "arm_table",
+    "budget_table",
+    "comparison_table",
+    "decision_table",
+    "evaluated_tasks",
+    "leaders",
+    "results_page",
+]
 
 _POOLED = (
     "Operating points are chosen once for all folds, on their validation tasks together, which are evaluated tasks "
@@ -77,7 +86,7 @@ def comparison_table(metrics: Mapping[str, Any]) -> Table:
     header = ("policy", "AIQ", "over zero router", *(("gap to bound closed",) if bounded else ()))
     header += ("gap to oracle closed", "over best baseline", "QNC", "violations", "seeds", "CPU s to fit")
     return Table(
-        title=f"{metrics['recording']}, {_tasks(metrics)}",
+        title=f"{metrics['recording']}, {evaluated_tasks(metrics)}",
         header=header,
         rows=[row for _, row in sorted(rows, key=lambda pair: -pair[0])],
         notes=(
@@ -142,9 +151,10 @@ def _few_validated(metrics: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _tasks(metrics: Mapping[str, Any]) -> str:
-    folds = _folds(metrics)
-    return f"{metrics['tasks']} " + (f"tasks, {folds}-fold cross-validation" if folds else f"{metrics['split']} tasks")
+def evaluated_tasks(metrics: Mapping[str, Any]) -> str:
+    """How many tasks were evaluated on, and of what."""
+    count, folds = f"{metrics['tasks']:,}", _folds(metrics)
+    return f"{count} tasks, {folds}-fold cross-validation" if folds else f"{count} {metrics['split']} tasks"
 
 
 def arm_table(metrics: Mapping[str, Any], name: str) -> Table:
@@ -199,7 +209,7 @@ def results_page(metrics: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     parts = [
         f"`{made['command']}`: recording `{metrics['recording']}` (content hash `{metrics['content_hash'][:12]}`), "
-        f"{_tasks(metrics)}, training seeds {made['seeds']} (rules and success "
+        f"{evaluated_tasks(metrics)}, training seeds {made['seeds']} (rules and success "
         f"predictors are fitted once). {made['machine']}; {versions}.",
         comparison_table(metrics).markdown(),
         "Score under a hard budget (USD per task), price 0:",

@@ -18,7 +18,7 @@ from routegym.evaluation.page import figures
 from routegym.evaluation.page.figures import Figure
 from routegym.evaluation.page.text import excerpt
 from routegym.evaluation.references import recorded_alone
-from routegym.evaluation.report import Table, budget_table, comparison_table, decision_table, leaders
+from routegym.evaluation.report import Table, budget_table, comparison_table, decision_table, evaluated_tasks, leaders
 from routegym.evaluation.routes import Route, largest_differences, trace_routes
 from routegym.evaluation.shares import call_shares
 
@@ -134,7 +134,7 @@ class SectionContent:
     anchor: str
     env: str
     recording: str
-    split: str
+    evaluated: str
     tasks: int
     masked: int
     """(task, arm) pairs that were not recorded: another arm stands in for them, see `arms_alone`."""
@@ -217,7 +217,7 @@ def section_content(section: Section, count: int = 20, tell: Callable[[str], Non
         anchor=f"run-{hashlib.sha256(section.name.encode('utf-8', 'replace')).hexdigest()[:8]}",
         env=section.env,
         recording=recording.name,
-        split=comparison.split,
+        evaluated=evaluated_tasks(metrics),
         tasks=len(tasks),
         masked=int((~recorded_alone(comparison.recording, tasks)).sum()),
         fold=_fold(section),
