@@ -121,8 +121,6 @@ class PublicSets:
     """Folder of recordings and results."""
     seeds: int = 5
     """Training seeds."""
-    steps: int = 300_000
-    """Environment steps of every learner that counts them: the sets are small."""
     policies: tuple[str, ...] = ()
     """Routers; all of them by default."""
     page: bool = False
@@ -156,7 +154,7 @@ class PublicSets:
         if not (recording / "meta.json").is_file():
             _run(self._import(play, recording))
         arguments = ["bench", "--env", f"routegym/{_ENVS[play.kind]}-v0", "--recording", str(recording)]
-        arguments += ["--seeds", str(self.seeds), "--steps", str(self.steps), "--no-attainable"]
+        arguments += ["--seeds", str(self.seeds), "--no-attainable"]
         arguments += ["--lambdas", *map(str, _LAMBDAS)]
         arguments += ["--out", str(self.out / play.name)]
         if play.folds:
