@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from routegym.evaluation.statistics import Sweep
 from routegym.graph import OPEN, TERMINATED, Recording, edge_dtype
 from routegym.pool.arms import Arm, Price, PriceTable
 from routegym.tasks import TaskSet
@@ -87,6 +88,11 @@ def show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], note:
     for row in rows:
         table.add_row(*row)
     Console(width=140).print(table)
+
+
+def joined(parts: Sequence[Sweep]) -> Sweep:
+    """The tasks of all parts, such as folds."""
+    return Sweep(*(np.concatenate([getattr(part, name) for part in parts], axis=2) for name in ("scores", "costs")))
 
 
 def write(marker: str, header: Sequence[str], rows: Sequence[Sequence[str]], note: str, path: Path = DOCS) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from common import machine, show
+from common import joined, machine, show
 
 from routegym.evaluation.frontier import aiq, hull
 from routegym.evaluation.outcomes import Grid, Outcomes, budget_grid, play
@@ -92,11 +92,6 @@ def measure(
         moved = [played(policy.adapt(recording), recording, split) for policy in policies]
         found.append(Group(without, sweep(moved), calls_to(moved, recording, left_out)))
     return found, trained
-
-
-def joined(parts: Sequence[Sweep]) -> Sweep:
-    """The tasks of all folds."""
-    return Sweep(*(np.concatenate([getattr(part, name) for part in parts], axis=2) for name in ("scores", "costs")))
 
 
 def measure_folds(

@@ -170,7 +170,7 @@ class Import:
                     print(f"next: routegym train {where} --algo all_action --seeds 1")
                     print(f"      {bench}")
                 else:
-                    print(f"next: {bench} --folds 5 --no-attainable")
+                    print(f"next: {bench} --folds 5")
 
 
 def import_help() -> str:

@@ -262,8 +262,8 @@ def _unplayable(report: ImportReport) -> Iterator[str]:
         )
     if not report.tasks.get("test"):
         yield (
-            "there is no test split, so there is nothing to compare routers on; routegym bench --folds 5 "
-            "--no-attainable holds out every query once"
+            "there is no test split, so there is nothing to compare routers on; routegym bench --folds 5 holds out "
+            "every query once"
         )
 
 
