@@ -19,7 +19,7 @@ from routegym.core.streams import between
 from routegym.errors import ConfigError, MissingExtraError
 from routegym.policies.algorithm import Problem
 from routegym.policies.checks import check_positive, check_widths
-from routegym.policies.grpo import empty_episodes, play
+from routegym.policies.grpo import empty_episodes, play, weighted
 from routegym.policies.network import NetworkPolicy
 from routegym.policies.networks import Actor, make_actor
 from routegym.policies.optimizers import optimizer_arrays, restore_optimizer
@@ -134,7 +134,8 @@ class MasRouter:
             # What is drawn depends on seed and update alone, so that no environment has to be kept.
             drawn = int(np.random.SeedSequence((seed, update)).generate_state(1)[0])
             steps = list(play(env, act, drawn, 1, episodes))
-            returns = episodes.score - episodes.lambda_ * episodes.cost_usd / problem.recording.cost_scale_usd
+            score, cost, lambda_ = weighted(episodes, problem.recording.cost_scale_usd)
+            returns = score - lambda_ * cost
             advantages = returns - means.update(episodes.budget_usd, episodes.lambda_, returns)
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate * (1 - step / self.steps)
