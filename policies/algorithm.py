@@ -120,7 +120,7 @@ class Problem:
         """The lowest and the highest price of cost."""
         if self.lambda_ is None:
             return usual_lambdas(self.recording.kind)
-        return self.lambda_ if isinstance(self.lambda_, tuple) else (self.lambda_, self.lambda_)
+        return (self.lambda_, self.lambda_) if isinstance(self.lambda_, int | float) else self.lambda_
 
     @cached_property
     def tasks(self) -> npt.NDArray[np.int64]:
