@@ -31,8 +31,10 @@ from update_docs import between
 from routegym.core import RoutingVectorEnv
 from routegym.core.rollout import rollout
 from routegym.evaluation.bench import open_bench
+from routegym.evaluation.comparison import Comparison
+from routegym.evaluation.frontier import aiq, hull
 from routegym.evaluation.report import Table
-from routegym.evaluation.statistics import Sweep, difference_at_cost
+from routegym.evaluation.statistics import Sweep, aiq_difference, difference_at_cost
 from routegym.graph.library import load_recording
 from routegym.policies.baselines import FixedCascade
 
@@ -144,10 +146,16 @@ class PublicSets:
                 shutil.copyfile(bench / "frontier.png", pictures / f"{name.replace('/', '-')}-frontier.png")
                 text = (bench / "results.md").read_text(encoding="utf-8").rstrip()
                 if known[name].kind != "single_call":
-                    text += "\n\n" + _against_cascades(
-                        bench, self.out / "recordings" / name, _CASCADES[known[name].set]
-                    )
+                    comparison = self._comparison(name)
+                    text += "\n\n" + _against_cascades(comparison, _CASCADES[known[name].set])
+                if known[name].kind == "attempts":
+                    text += "\n\n" + _against_whole_attempts(comparison, self._comparison(f"{known[name].set}/cascade"))
                 between("docs/public_sets.md", name, text)
+
+    def _comparison(self, name: str) -> Comparison:
+        bench = self.out / name
+        metrics = json.loads((bench / "metrics.json").read_text(encoding="utf-8"))
+        return open_bench(bench, metrics, load_recording(self.out / "recordings" / name)).comparison
 
     def _play(self, play: Play) -> None:
         recording = self.out / "recordings" / play.name
@@ -190,11 +198,9 @@ class PublicSets:
         return arguments
 
 
-def _against_cascades(bench: Path, recording_folder: Path, cascades: Sequence[Sequence[str]]) -> str:
+def _against_cascades(comparison: Comparison, cascades: Sequence[Sequence[str]]) -> str:
     """How every router does at the cost of fixed cascades that are known to be good on these very tasks."""
-    recording = load_recording(recording_folder)
-    metrics = json.loads((bench / "metrics.json").read_text(encoding="utf-8"))
-    comparison = open_bench(bench, metrics, recording).comparison
+    recording = comparison.recording
     tasks = recording.split(comparison.split)
     env = RoutingVectorEnv(len(tasks), recording, split=comparison.split, info="lean", autoreset_mode="SameStep")
     columns, header = [], ["policy"]
@@ -211,6 +217,25 @@ def _against_cascades(bench: Path, recording_folder: Path, cascades: Sequence[Se
         "row fixed_cascade says:"
     )
     return title + "\n\n" + Table("", tuple(header), rows).markdown().rstrip()
+
+
+def _against_whole_attempts(turns: Comparison, whole: Comparison) -> str:
+    """What it brings every router that attempts unfold turn by turn."""
+    assert turns.recording.tasks.ids == whole.recording.tasks.ids
+    low, high = turns.cost_range
+    rows = []
+    for name in turns.entries.keys() & whole.entries.keys():
+        sweeps = turns.entries[name].sweep, whole.entries[name].sweep
+        reached = [float(aiq(hull(*sweep.points()), low, high)) for sweep in reversed(sweeps)]
+        rows.append((name, *reached, aiq_difference(*sweeps, turns.references.arms).signed()))
+    rows.sort(key=lambda row: -row[2])
+    title = (
+        "AIQ of the same routers on the same tasks, deciding about whole attempts (the part on the cascade) and about "
+        "turns (95 % paired bootstrap; * excludes 0):"
+    )
+    cells = [(name, f"{before:.4f}", f"{after:.4f}", difference) for name, before, after, difference in rows]
+    header = ("policy", "whole attempts", "turns", "difference")
+    return title + "\n\n" + Table("", header, cells).markdown().rstrip()
 
 
 def _turns(path: Path) -> pa.Table:
