@@ -56,7 +56,6 @@ __all__ = [
     "k3",
     "play",
     "rloo_advantages",
-    "weighted",
     "without_failures",
 ]
 
@@ -198,7 +197,7 @@ def _standardised(values: _Floats) -> _Floats:
     return np.asarray((values - values.mean(axis=1, keepdims=True)) / (values.std(axis=1, keepdims=True) + _EPS))
 
 
-def weighted(of: Episodes, cost_scale_usd: float) -> tuple[_Floats, _Floats, _Floats]:
+def _weighted(of: Episodes, cost_scale_usd: float) -> tuple[_Floats, _Floats, _Floats]:
     """Score, cost and lambda whose ``score - lambda * cost`` is `routegym.core.reward.weighted_sum` of the episode."""
     weight = 1.0 / (1.0 + of.lambda_)
     return of.score * weight, of.cost_usd / cost_scale_usd * weight, of.lambda_
@@ -316,7 +315,7 @@ class _GroupModel(OnPolicyAlgorithm):
             self.num_timesteps += len(step.slots)
             actions, dones = step.actions, step.ended
             infos: list[dict[str, Any]] = [{} for _ in step.slots]
-            score, cost, lambda_ = weighted(episodes, env.env.recording.cost_scale_usd)
+            score, cost, lambda_ = _weighted(episodes, env.env.recording.cost_scale_usd)
             returns = score - lambda_ * cost
             for row in np.flatnonzero(dones):
                 slot = step.slots[row]
@@ -493,7 +492,7 @@ class GRPO(GroupAlgorithm):
         unit = problem.recording.cost_scale_usd
 
         def advantages(of: Episodes) -> _Floats:
-            return grpo_advantages(*weighted(of, unit), self.group_size, self.scale)
+            return grpo_advantages(*_weighted(of, unit), self.group_size, self.scale)
 
         return self.train(problem, seed, training, advantages)
 
@@ -507,6 +506,6 @@ class RLOO(GroupAlgorithm):
         unit = problem.recording.cost_scale_usd
 
         def advantages(of: Episodes) -> _Floats:
-            return rloo_advantages(*weighted(of, unit), self.group_size)
+            return rloo_advantages(*_weighted(of, unit), self.group_size)
 
         return self.train(problem, seed, training, advantages)

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from routegym.core.reward import weighted_sum
 from routegym.core.streams import between
 from routegym.errors import ConfigError, MissingExtraError
 from routegym.policies.algorithm import Problem
 from routegym.policies.checks import check_positive, check_widths
-from routegym.policies.grpo import empty_episodes, play, weighted
+from routegym.policies.grpo import empty_episodes, play
 from routegym.policies.network import NetworkPolicy
 from routegym.policies.networks import Actor, make_actor
 from routegym.policies.optimizers import optimizer_arrays, restore_optimizer
@@ -104,7 +105,7 @@ class MasRouter:
         generator = th.Generator().manual_seed(seed)
         means = MovingMeans(problem.recording.budget_range_usd, problem.lambda_range, self.decay)
         env = problem.env(self.n_envs)
-        step = update = 0
+        ended, step, update = np.ones(self.n_envs, dtype=bool), 0, 0
         found = training.latest()
         if found is not None:
             settings, arrays = found
@@ -134,8 +135,14 @@ class MasRouter:
             # What is drawn depends on seed and update alone, so that no environment has to be kept.
             drawn = int(np.random.SeedSequence((seed, update)).generate_state(1)[0])
             steps = list(play(env, act, drawn, 1, episodes))
-            score, cost, lambda_ = weighted(episodes, problem.recording.cost_scale_usd)
-            returns = score - lambda_ * cost
+            returns = weighted_sum(
+                episodes.score,
+                episodes.cost_usd,
+                episodes.cost_usd,
+                ended,
+                episodes.lambda_,
+                env.recording.cost_scale_usd,
+            )
             advantages = returns - means.update(episodes.budget_usd, episodes.lambda_, returns)
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate * (1 - step / self.steps)
