@@ -19,7 +19,6 @@ import common
 import numpy as np
 import torch
 
-from routegym.evaluation.frontier import aiq, hull
 from routegym.evaluation.outcomes import Grid, play
 from routegym.evaluation.references import arms_alone
 from routegym.evaluation.statistics import Sweep, aiq_difference
@@ -56,8 +55,7 @@ def played(name: str, parts: Sequence[Recording], grid: Grid, seeds: Sequence[in
         fits = [tuned(name, ENV, changes).fit(Problem(recording), seed=seed) for seed in seeds]
         outcomes = [play(fit, recording, "test", grid) for fit in fits]
         assert not sum(int(outcome.violations.sum()) for outcome in outcomes)
-        scores = np.array([outcome.scores for outcome in outcomes], dtype=np.float64)
-        sweeps.append(Sweep(scores, np.array([outcome.costs for outcome in outcomes])))
+        sweeps.append(common.sweep(outcomes))
     return common.joined(sweeps)
 
 
@@ -77,27 +75,25 @@ def main() -> None:
     between = [between_attempts(part) for part in watched]
     grid = Grid.of(recording)
     alone = common.joined([arms_alone(part, part.split("test")) for part in watched])
-    costs, _ = alone.points()
-
-    def of(sweep: Sweep) -> str:
-        return f"{aiq(hull(*sweep.points()), float(costs.min()), float(costs.max())):.3f}"
-
     seeds = range(1 if args.quick else args.seeds)
-    rows = [("zero router", of(alone), of(alone), "")]
+    nobody = f"{common.quality(alone, alone):.3f}"
+    rows = [("zero router", nobody, nobody, "")]
     for name in args.policies:
         own = seeds if family_of(name) == "learner" else seeds[:1]
         pair = [played(name, parts, grid, own, args.quick) for parts in (between, watched)]
-        rows.append((name, *map(of, pair), aiq_difference(pair[1], pair[0], alone).signed()))
+        reached = (f"{common.quality(sweep, alone):.3f}" for sweep in pair)
+        rows.append((name, *reached, aiq_difference(pair[1], pair[0], alone).signed()))
 
     command = "python benchmarks/ablate_watching.py"
     if args.recording != SHIPPED:
         command += f" --recording {args.recording}"
     if args.folds:
         command += f" --folds {args.folds}"
+    of = f"{args.folds} folds" if args.folds else "of the test split"
     note = (
-        f"{alone.scores.shape[2]} tasks{f', {args.folds} folds' if args.folds else ' of the test split'}, {len(seeds)} "
-        f"seeds of what is trained; 95 % paired bootstrap over tasks and seeds; * excludes 0. No hard budget was "
-        f"exceeded. {time.process_time() - began:.0f} CPU seconds. {common.machine(PACKAGES)}. Command: "
+        f"{alone.scores.shape[2]} tasks, {of}; learners with {len(seeds)} seed{'s' * (len(seeds) > 1)}; 95 % paired "
+        "bootstrap over tasks and seeds; * excludes 0. No hard budget was exceeded. "
+        f"{time.process_time() - began:.0f} CPU seconds. {common.machine(PACKAGES)}. Command: "
         f"`{command} --policies {' '.join(args.policies)} --seeds {len(seeds)} --write`"
     )
     common.show("Watching an attempt", HEADER, rows, note)

@@ -17,6 +17,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from routegym.evaluation.frontier import aiq, hull
+from routegym.evaluation.outcomes import Outcomes
 from routegym.evaluation.statistics import Sweep
 from routegym.graph import OPEN, TERMINATED, Recording, edge_dtype
 from routegym.pool.arms import Arm, Price, PriceTable
@@ -90,15 +92,32 @@ def show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], note:
     Console(width=140).print(table)
 
 
+def sweep(outcomes: Sequence[Outcomes]) -> Sweep:
+    """All seeds together."""
+    scores = np.array([one.scores for one in outcomes], dtype=np.float64)
+    return Sweep(scores, np.array([one.costs for one in outcomes]))
+
+
 def joined(parts: Sequence[Sweep]) -> Sweep:
     """The tasks of all parts, such as folds."""
     return Sweep(*(np.concatenate([getattr(part, name) for part in parts], axis=2) for name in ("scores", "costs")))
 
 
+def quality(played: Sweep, alone: Sweep) -> float:
+    """AIQ on the cost range of the whole pool; of the mean over seeds at each operating point."""
+    costs, _ = alone.points()
+    return float(aiq(hull(*played.points()), float(costs.min()), float(costs.max())))
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> list[str]:
+    """Lines of a table; the first so many columns are names."""
+    rule = f"|{' --- |' * names}{' ---: |' * (len(header) - names)}"
+    return [f"| {' | '.join(header)} |", rule, *(f"| {' | '.join(row)} |" for row in rows)]
+
+
 def write(marker: str, header: Sequence[str], rows: Sequence[Sequence[str]], note: str, path: Path = DOCS) -> None:
     """Put the table between the marker's comments in a Markdown file, or at its end."""
-    lines = [f"| {' | '.join(header)} |", f"| --- |{' ---: |' * (len(header) - 1)}"]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
+    lines = markdown(header, rows)
     begin, end = f"<!-- {marker}: begin -->", f"<!-- {marker}: end -->"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     before, _, rest = text.partition(begin)

@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from common import joined, machine, show
+from common import joined, machine, markdown, quality, show, sweep
 
-from routegym.evaluation.frontier import aiq, hull
 from routegym.evaluation.outcomes import Grid, Outcomes, budget_grid, play
 from routegym.evaluation.references import arms_alone
 from routegym.evaluation.statistics import Sweep, aiq_difference
@@ -59,12 +58,6 @@ class Group(NamedTuple):
 def played(policy: NetworkPolicy, recording: Recording, split: str) -> Outcomes:
     """Outcomes over budgets and prices of cost."""
     return play(policy, recording, split, Grid.of(recording, budget_grid(recording, N_BUDGETS).tolist(), LAMBDAS))
-
-
-def sweep(outcomes: Sequence[Outcomes]) -> Sweep:
-    """All seeds together."""
-    scores = np.array([one.scores for one in outcomes], dtype=np.float64)
-    return Sweep(scores, np.array([one.costs for one in outcomes]))
 
 
 def calls_to(outcomes: Sequence[Outcomes], recording: Recording, arms: Sequence[str]) -> float:
@@ -113,12 +106,6 @@ def measure_folds(
 def some_arms(alone: Sweep, arms: Sequence[int]) -> Sweep:
     """Only some arms alone."""
     return Sweep(alone.scores[:, arms], alone.costs[:, arms])
-
-
-def quality(played: Sweep, alone: Sweep) -> float:
-    """AIQ on the cost range of the whole pool; of the mean over seeds at each operating point."""
-    costs, _ = alone.points()
-    return float(aiq(hull(*played.points()), float(costs.min()), float(costs.max())))
 
 
 def best_alone(recording: Recording, arms: Sequence[int]) -> int:
@@ -170,12 +157,6 @@ def beside(
             difference = aiq_difference(group.unseen, other, alone).signed()
             rows.append(["" if number else ", ".join(arms), name, f"{quality(other, alone):.3f}", difference])
     return rows
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], names: int) -> list[str]:
-    """Lines of a table; the first so many columns are names."""
-    rule = f"|{' --- |' * names}{' ---: |' * (len(header) - names)}"
-    return [f"| {' | '.join(header)} |", rule, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def page(name: str, tasks: int, rows: list[list[str]], others: list[list[str]], note: str) -> str:

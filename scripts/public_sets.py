@@ -32,7 +32,6 @@ from routegym.core import RoutingVectorEnv
 from routegym.core.rollout import rollout
 from routegym.evaluation.bench import open_bench
 from routegym.evaluation.comparison import Comparison
-from routegym.evaluation.frontier import aiq, hull
 from routegym.evaluation.report import Table
 from routegym.evaluation.statistics import Sweep, aiq_difference, difference_at_cost
 from routegym.graph.library import load_recording
@@ -222,11 +221,10 @@ def _against_cascades(comparison: Comparison, cascades: Sequence[Sequence[str]])
 def _against_whole_attempts(turns: Comparison, whole: Comparison) -> str:
     """What it brings every router that attempts unfold turn by turn."""
     assert turns.recording.tasks.ids == whole.recording.tasks.ids
-    low, high = turns.cost_range
     rows = []
     for name in turns.entries.keys() & whole.entries.keys():
         sweeps = turns.entries[name].sweep, whole.entries[name].sweep
-        reached = [float(aiq(hull(*sweep.points()), low, high)) for sweep in reversed(sweeps)]
+        reached = [turns.aiq_of(sweep) for sweep in reversed(sweeps)]
         rows.append((name, *reached, aiq_difference(*sweeps, turns.references.arms).signed()))
     rows.sort(key=lambda row: -row[2])
     title = (

@@ -149,7 +149,7 @@ class Comparison:
     def best(self, learned: bool, without: str | None = None) -> str | None:
         """The competitor of one sort with the highest AIQ, perhaps without one of them."""
         scores = {
-            name: self._aiq(entry.sweep)
+            name: self.aiq_of(entry.sweep)
             for name, entry in self.entries.items()
             if entry.learned == learned and name != without
         }
@@ -181,7 +181,7 @@ class Comparison:
                 name: {"cost_usd": float(c), "score": float(s)}
                 for name, c, s in zip(self.recording.action_names, arm_cost, arm_score, strict=False)
             },
-            "zero_router": {"aiq": self._aiq(arms)},
+            "zero_router": {"aiq": self.aiq_of(arms)},
             "oracle": {
                 "aiq": aiq(hull(*self.references.oracle_hull), low, high),
                 "budgets": [
@@ -189,7 +189,7 @@ class Comparison:
                     for cap, cost, score in zip(self.grid.caps, *self.references.oracle_cap.points(), strict=True)
                 ],
             },
-            "attainable": None if bound is None else {"aiq": self._aiq(bound)},
+            "attainable": None if bound is None else {"aiq": self.aiq_of(bound)},
             "best_baseline": rival,
             "policies": {name: self._of_entry(name, entry, rival) for name, entry in self.entries.items()},
         }
@@ -201,7 +201,7 @@ class Comparison:
             "learned": entry.learned,
             "seeds": len(entry.outcomes),
             "cpu_seconds": entry.seconds,
-            "aiq": self._aiq(sweep),
+            "aiq": self.aiq_of(sweep),
             "over_zero_router": self._interval(aiq_difference(sweep, arms, arms, resamples=self.resamples)),
             "gap_closed_oracle": self._interval(
                 gap_closed_interval(sweep, self.references.oracle_mean, arms, resamples=self.resamples)
@@ -296,7 +296,8 @@ class Comparison:
                 rows["violations"] += outcome.violations.tolist()
         return rows
 
-    def _aiq(self, sweep: Sweep) -> float:
+    def aiq_of(self, sweep: Sweep) -> float:
+        """AIQ over the common range of costs; of the mean over seeds at each operating point."""
         return aiq(hull(*sweep.points()), *self.cost_range)
 
     @staticmethod
