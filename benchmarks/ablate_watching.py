@@ -12,21 +12,20 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import common
 import numpy as np
 import torch
 
-from routegym.evaluation.outcomes import Grid, play
+from routegym.evaluation.outcomes import Grid
 from routegym.evaluation.references import arms_alone
-from routegym.evaluation.statistics import Sweep, aiq_difference
+from routegym.evaluation.statistics import aiq_difference
 from routegym.graph import Recording
 from routegym.graph.folds import fold_recordings
 from routegym.graph.library import load_recording
 from routegym.graph.subset import keep_actions
-from routegym.policies.algorithm import Problem, family_of
+from routegym.policies.algorithm import family_of
 from routegym.policies.config import tuned
 
 ENV = "routegym/Attempts-v0"
@@ -45,18 +44,6 @@ def between_attempts(recording: Recording) -> Recording:
     legal[busy] = False
     legal[busy, graph.node_running[busy]] = True
     return keep_actions(recording, legal)
-
-
-def played(name: str, parts: Sequence[Recording], grid: Grid, seeds: Sequence[int], quick: bool) -> Sweep:
-    """A router fitted on each part with every seed, on the tasks that they hold out."""
-    changes = {"updates": 20} if quick and name == "all_action" else None
-    sweeps = []
-    for recording in parts:
-        fits = [tuned(name, ENV, changes).fit(Problem(recording), seed=seed) for seed in seeds]
-        outcomes = [play(fit, recording, "test", grid) for fit in fits]
-        assert not sum(int(outcome.violations.sum()) for outcome in outcomes)
-        sweeps.append(common.sweep(outcomes))
-    return common.joined(sweeps)
 
 
 def main() -> None:
@@ -80,7 +67,9 @@ def main() -> None:
     rows = [("zero router", nobody, nobody, "")]
     for name in args.policies:
         own = seeds if family_of(name) == "learner" else seeds[:1]
-        pair = [played(name, parts, grid, own, args.quick) for parts in (between, watched)]
+        changes = {"updates": 20} if args.quick and name == "all_action" else None
+        router = tuned(name, ENV, changes)
+        pair = [common.held_out(router, parts, grid, own) for parts in (between, watched)]
         reached = (f"{common.quality(sweep, alone):.3f}" for sweep in pair)
         rows.append((name, *reached, aiq_difference(pair[1], pair[0], alone).signed()))
 

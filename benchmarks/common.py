@@ -18,9 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from routegym.evaluation.frontier import aiq, hull
-from routegym.evaluation.outcomes import Outcomes
+from routegym.evaluation.outcomes import Grid, Outcomes, play
 from routegym.evaluation.statistics import Sweep
 from routegym.graph import OPEN, TERMINATED, Recording, edge_dtype
+from routegym.policies.algorithm import Algorithm, Problem
 from routegym.pool.arms import Arm, Price, PriceTable
 from routegym.tasks import TaskSet
 
@@ -101,6 +102,17 @@ def sweep(outcomes: Sequence[Outcomes]) -> Sweep:
 def joined(parts: Sequence[Sweep]) -> Sweep:
     """The tasks of all parts, such as folds."""
     return Sweep(*(np.concatenate([getattr(part, name) for part in parts], axis=2) for name in ("scores", "costs")))
+
+
+def held_out(router: Algorithm, parts: Sequence[Recording], grid: Grid, seeds: Sequence[int]) -> Sweep:
+    """A router fitted on each part with every seed, on the tasks that they hold out; no budget may be exceeded."""
+    sweeps = []
+    for recording in parts:
+        fits = [router.fit(Problem(recording), seed=seed) for seed in seeds]
+        outcomes = [play(fit, recording, "test", grid) for fit in fits]
+        assert not sum(int(outcome.violations.sum()) for outcome in outcomes)
+        sweeps.append(sweep(outcomes))
+    return joined(sweeps)
 
 
 def quality(played: Sweep, alone: Sweep) -> float:

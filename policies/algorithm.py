@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from routegym.core.vector_env import Budget, RoutingVectorEnv
+from routegym.core.vector_env import Budget
 from routegym.errors import ConfigError
+from routegym.policies.training_env import TrainingEnv
 
 if TYPE_CHECKING:
     from routegym.graph.growth import Expander
@@ -102,7 +103,7 @@ class Problem:
     expander: Expander | None = None
     """Grows the recording while learning, from a live pool; for algorithms that learn by playing."""
 
-    def env(self, num_envs: int, **options: Any) -> RoutingVectorEnv:
+    def env(self, num_envs: int, embedding_prior: float = 0.0, **options: Any) -> TrainingEnv:
         """A batch environment of this problem for training; `options` are further arguments of it."""
         settings: dict[str, Any] = {
             "budget_usd": self.budget_usd,
@@ -113,7 +114,7 @@ class Problem:
             "info": "lean",
             "expander": self.expander,
         }
-        return RoutingVectorEnv(num_envs, self.recording, **settings | options)
+        return TrainingEnv(num_envs, self.recording, embedding_prior=embedding_prior, **settings | options)
 
     @property
     def lambda_range(self) -> tuple[float, float]:

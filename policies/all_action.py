@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from routegym.errors import ConfigError, MissingExtraError
 from routegym.policies.algorithm import Problem
-from routegym.policies.checks import check_positive, check_widths
+from routegym.policies.checks import check_not_negative, check_positive, check_widths
 from routegym.policies.network import NetworkPolicy
 from routegym.policies.networks import Actor, make_actor
 from routegym.policies.optimizers import optimizer_arrays, restore_optimizer
@@ -41,7 +41,8 @@ class Learner:
     ) -> None:
         self._settings, self._actor, self._seed, self._rng = settings, actor, seed, rng
         self._optimizer = th.optim.Adam(actor.parameters(), lr=settings.learning_rate)
-        self.env = problem.env(settings.tasks_per_update)  # it draws the episodes, and is never stepped
+        # It draws the episodes and swaps what is to be swapped, and is never stepped.
+        self.env = problem.env(settings.tasks_per_update, embedding_prior=settings.embedding_prior)
         self.env.reset(seed=seed)
         self._scale = problem.recording.cost_scale_usd
         self._unroller = Unroller(problem.recording, settings.width)
@@ -71,7 +72,8 @@ class Learner:
         # A price changes how much there is to be gained, not how much the episode matters.
         alike = replace(found, weight=found.weight / (1.0 + env.lambda_[found.episode]))
         for _ in range(settings.passes):
-            gain, entropy = objective(self._actor, alike)
+            shown = replace(alike, observation=env.swap(found.observation.copy()))
+            gain, entropy = objective(self._actor, shown)
             loss = -(gain + settings.ent_coef * left * entropy)
             self._optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -128,6 +130,8 @@ class AllAction:
     """Weight of the entropy bonus at the start; it falls linearly to zero."""
     max_grad_norm: float = 0.5
     """Clip of the gradient's norm."""
+    embedding_prior: float = 300.0
+    """Tasks' worth of caution about the text, against learning few tasks by heart: see `TrainingEnv`."""
     network: str = "mlp"
     """A key of `routegym.policies.networks.NETWORKS`."""
     hidden: tuple[int, ...] = (64, 64)
@@ -140,8 +144,7 @@ class AllAction:
         check_positive(self, "updates", "tasks_per_update", "passes", "learning_rate", "max_grad_norm")
         if not self.width >= 1:
             raise ConfigError(f"width = {self.width}; expected a number >= 1")
-        if not self.ent_coef >= 0:
-            raise ConfigError(f"ent_coef = {self.ent_coef}; expected a number >= 0")
+        check_not_negative(self, "ent_coef", "embedding_prior")
         check_widths(self.hidden)
 
     def fit(self, problem: Problem, seed: int = 0, training: Training | None = None) -> NetworkPolicy:

@@ -24,7 +24,7 @@ from routegym.core.observation import ObservationLayout
 from routegym.core.rollout import rollout
 from routegym.errors import ConfigError
 from routegym.policies.baselines import Baseline, begin
-from routegym.policies.checks import check_positive
+from routegym.policies.checks import check_not_negative, check_positive
 from routegym.policies.selection import budgets_of, lambdas_of
 from routegym.policies.training import Arrays, Training
 
@@ -169,8 +169,7 @@ class _Bandit:
 
     def __post_init__(self) -> None:
         check_positive(self, "episodes", "batch", "ridge")
-        if not self.exploration >= 0:
-            raise ConfigError(f"exploration = {self.exploration}; expected a number >= 0")
+        check_not_negative(self, "exploration")
 
     def choose(
         self, model: LinearArms, context: _Floats, lambda_: _Floats, spent: float, rng: np.random.Generator

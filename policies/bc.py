@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from routegym.errors import ConfigError, MissingExtraError
+from routegym.policies.checks import check_not_negative
 from routegym.policies.logs import ENDED, EpisodeLog, draw_lambdas, relabel
 from routegym.policies.offline import Learner, Offline
 
@@ -49,8 +50,7 @@ class BC(Offline):
         super().__post_init__()
         if self.candidates < 1:
             raise ConfigError(f"candidates = {self.candidates}; expected at least 1")
-        if not self.temperature >= 0:
-            raise ConfigError(f"temperature = {self.temperature}; expected a number >= 0")
+        check_not_negative(self, "temperature")
 
     def _learner(self, recording: Recording) -> Learner:
         return _Cloning(self._actor(recording), self)

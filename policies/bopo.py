@@ -23,7 +23,7 @@ from routegym.core.rollout import rollout
 from routegym.errors import ConfigError, MissingExtraError
 from routegym.policies.algorithm import Problem
 from routegym.policies.baselines import AlwaysArm
-from routegym.policies.checks import check_positive
+from routegym.policies.checks import check_not_negative, check_positive
 from routegym.policies.grpo import Episodes, GroupAlgorithm, Step, empty_episodes, play
 from routegym.policies.network import NetworkPolicy
 from routegym.policies.networks import Actor, make_actor
@@ -237,8 +237,7 @@ class BoPO(GroupAlgorithm):
         if self.scale not in ("std", "none"):
             raise ConfigError(f"scale = {self.scale!r}; expected 'std' or 'none'")
         check_positive(self, "rollouts", "c_max", "sft_rollouts", "sft_tasks", "sft_epochs")
-        if not self.r_hard >= 0:
-            raise ConfigError(f"r_hard = {self.r_hard}; expected a number >= 0")
+        check_not_negative(self, "r_hard")
         if not 0 <= self.majority < 1:
             raise ConfigError(f"majority = {self.majority}; expected a share, 0 <= majority < 1")
 

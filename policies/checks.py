@@ -7,7 +7,7 @@ from typing import Any
 
 from routegym.errors import ConfigError
 
-__all__ = ["check_positive", "check_widths"]
+__all__ = ["check_not_negative", "check_positive", "check_widths"]
 
 
 def check_positive(of: Any, *names: str) -> None:
@@ -19,6 +19,17 @@ def check_positive(of: Any, *names: str) -> None:
     for name in names:
         if not getattr(of, name) > 0:
             raise ConfigError(f"{name} = {getattr(of, name)}; expected a number > 0")
+
+
+def check_not_negative(of: Any, *names: str) -> None:
+    """Refuse an attribute below 0.
+
+    Raises:
+        ConfigError: naming it and its value.
+    """
+    for name in names:
+        if not getattr(of, name) >= 0:
+            raise ConfigError(f"{name} = {getattr(of, name)}; expected a number >= 0")
 
 
 def check_widths(hidden: Sequence[int]) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from routegym.errors import ConfigError, MissingExtraError
+from routegym.policies.checks import check_not_negative
 from routegym.policies.logs import EpisodeLog, draw_lambdas, relabel
 from routegym.policies.offline import Learner, Offline
 
@@ -52,9 +53,7 @@ class CQL(Offline):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("alpha", "penalty"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} = {getattr(self, name)}; expected a number >= 0")
+        check_not_negative(self, "alpha", "penalty")
         if not 0 <= self.trace <= 1:
             raise ConfigError(f"trace = {self.trace}; expected a number in [0, 1]")
         if self.cut not in ("bootstrap", "bankrupt"):

@@ -30,7 +30,7 @@ from routegym.errors import ConfigError, MissingExtraError
 from routegym.graph.recording import Recording
 from routegym.policies.actor_critic import ActorCritic
 from routegym.policies.algorithm import Problem
-from routegym.policies.checks import check_positive, check_widths
+from routegym.policies.checks import check_not_negative, check_positive, check_widths
 from routegym.policies.network import NetworkPolicy
 from routegym.policies.networks import Actor
 from routegym.policies.sb3_training import learn, linear
@@ -407,6 +407,8 @@ class GroupAlgorithm:
     """Policy to stay near; None takes the one that training starts from."""
     max_grad_norm: float = 0.5
     """Clip of the gradient's norm."""
+    embedding_prior: float = 300.0
+    """Tasks' worth of caution about the text, against learning few tasks by heart: see `TrainingEnv`."""
     network: str = "mlp"
     """A key of `routegym.policies.networks.NETWORKS`."""
     hidden: tuple[int, ...] = (64, 64)
@@ -416,9 +418,7 @@ class GroupAlgorithm:
         check_positive(
             self, "steps", "n_envs", "batch_size", "n_epochs", "learning_rate", "clip_range", "max_grad_norm"
         )
-        for name in ("ent_coef", "kl_coef"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} = {getattr(self, name)}; expected a number >= 0")
+        check_not_negative(self, "ent_coef", "kl_coef", "embedding_prior")
         if self.group_size < 2:
             raise ConfigError(f"group_size = {self.group_size}; expected at least 2 episodes to compare")
         if self.n_envs % self.group_size:
@@ -445,7 +445,7 @@ class GroupAlgorithm:
         """
         names = ("group_size", "batch_size", "n_epochs", "clip_range", "ent_coef", "kl_coef", "max_grad_norm")
         model = _GroupModel(
-            SB3RoutingVecEnv(problem.env(self.n_envs)),
+            SB3RoutingVecEnv(problem.env(self.n_envs, embedding_prior=self.embedding_prior)),
             advantages=advantages,
             learning_rate=linear(self.learning_rate),
             policy_kwargs={"recording": problem.recording, "network": self.network, "hidden": self.hidden},

@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from routegym.core.observation import ObservationLayout
-from routegym.core.sb3 import SB3RoutingVecEnv
 from routegym.errors import ConfigError, MissingExtraError
 from routegym.graph.values import always_arm_actions, evaluate_choices
 from routegym.policies.actor_critic import CostCritic
 from routegym.policies.algorithm import Problem
+from routegym.policies.checks import check_not_negative
 from routegym.policies.network import NetworkPolicy
 from routegym.policies.optimizers import optimizer_arrays, restore_optimizer
 from routegym.policies.ppo import PPOParameters
@@ -70,9 +70,7 @@ class PPOLagrangian(PPOParameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("initial_multiplier", "eta", "kp", "ki", "kd"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} = {getattr(self, name)}; expected a number >= 0")
+        check_not_negative(self, "initial_multiplier", "eta", "kp", "ki", "kd")
         if not 0 <= self.smoothing < 1:
             raise ConfigError(f"smoothing = {self.smoothing}; expected a number in [0, 1)")
 
@@ -93,7 +91,7 @@ class PPOLagrangian(PPOParameters):
             meter=meter,
             multiplier=self.multiplier(),
             target=target / recording.cost_scale_usd,
-            **self.arguments(problem, seed) | {"env": SB3RoutingVecEnv(problem.env(self.n_envs, reward=meter))},
+            **self.arguments(problem, seed, reward=meter),
         )
         policy = cast(CostCritic, model.policy)
         if self.network == "mlp":  # a column that is 0 in training never gets a gradient: other lambdas change nothing

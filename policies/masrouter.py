@@ -19,7 +19,7 @@ from routegym.core.reward import weighted_sum
 from routegym.core.streams import between
 from routegym.errors import ConfigError, MissingExtraError
 from routegym.policies.algorithm import Problem
-from routegym.policies.checks import check_positive, check_widths
+from routegym.policies.checks import check_not_negative, check_positive, check_widths
 from routegym.policies.grpo import empty_episodes, play
 from routegym.policies.network import NetworkPolicy
 from routegym.policies.networks import Actor, make_actor
@@ -82,6 +82,8 @@ class MasRouter:
     """Weight of the entropy bonus, summed over the steps of an episode as the gradient is."""
     max_grad_norm: float = 0.5
     """Clip of the gradient's norm."""
+    embedding_prior: float = 300.0
+    """Tasks' worth of caution about the text, against learning few tasks by heart: see `TrainingEnv`."""
     network: str = "mlp"
     """A key of `routegym.policies.networks.NETWORKS`."""
     hidden: tuple[int, ...] = (64, 64)
@@ -91,8 +93,7 @@ class MasRouter:
         check_positive(self, "steps", "n_envs", "learning_rate", "max_grad_norm")
         if not 0 <= self.decay < 1:
             raise ConfigError(f"decay = {self.decay}; expected 0 <= decay < 1")
-        if not self.ent_coef >= 0:
-            raise ConfigError(f"ent_coef = {self.ent_coef}; expected a number >= 0")
+        check_not_negative(self, "ent_coef", "embedding_prior")
         check_widths(self.hidden)
 
     def fit(self, problem: Problem, seed: int = 0, training: Training | None = None) -> NetworkPolicy:
@@ -104,7 +105,7 @@ class MasRouter:
         optimizer = th.optim.Adam(actor.parameters(), self.learning_rate)
         generator = th.Generator().manual_seed(seed)
         means = MovingMeans(problem.recording.budget_range_usd, problem.lambda_range, self.decay)
-        env = problem.env(self.n_envs)
+        env = problem.env(self.n_envs, embedding_prior=self.embedding_prior)
         ended, step, update = np.ones(self.n_envs, dtype=bool), 0, 0
         found = training.latest()
         if found is not None:

@@ -19,7 +19,7 @@ from routegym.core.sb3 import SB3RoutingVecEnv
 from routegym.errors import ConfigError, MissingExtraError
 from routegym.policies.actor_critic import ActorCritic, MaskableActorCritic, RecurrentActorCritic
 from routegym.policies.algorithm import Problem
-from routegym.policies.checks import check_positive, check_widths
+from routegym.policies.checks import check_not_negative, check_positive, check_widths
 from routegym.policies.network import NetworkPolicy
 from routegym.policies.recurrent import RecurrentPolicy
 from routegym.policies.sb3_training import learn, linear
@@ -65,6 +65,8 @@ class PPOParameters:
     """Weight of the value loss."""
     max_grad_norm: float = 0.5
     """Clip of the gradient's norm."""
+    embedding_prior: float = 300.0
+    """Tasks' worth of caution about the text, against learning few tasks by heart: see `TrainingEnv`."""
     network: str = "mlp"
     """A key of `routegym.policies.networks.NETWORKS`."""
     hidden: tuple[int, ...] = (64, 64)
@@ -77,13 +79,14 @@ class PPOParameters:
                 f"batch_size = {self.batch_size} does not divide n_envs x n_steps = {self.n_envs * self.n_steps}; "
                 "choose a divisor"
             )
+        check_not_negative(self, "embedding_prior")
         check_widths(self.hidden)
 
-    def arguments(self, problem: Problem, seed: int) -> dict[str, Any]:
-        """What every PPO of stable-baselines3 takes."""
+    def arguments(self, problem: Problem, seed: int, **of_env: Any) -> dict[str, Any]:
+        """What every PPO of stable-baselines3 takes; `of_env` are further arguments of the environment."""
         names = ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "clip_range", "ent_coef", "vf_coef")
         return {
-            "env": SB3RoutingVecEnv(problem.env(self.n_envs)),
+            "env": SB3RoutingVecEnv(problem.env(self.n_envs, embedding_prior=self.embedding_prior, **of_env)),
             "learning_rate": linear(self.learning_rate),
             "max_grad_norm": self.max_grad_norm,
             "policy_kwargs": {"recording": problem.recording, "network": self.network, "hidden": self.hidden},

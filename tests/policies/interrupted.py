@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,10 @@ from routegym.policies.training import Training
 
 @cache
 def problem() -> Problem:
-    return Problem(diagnostics.build(diagnostics.Saving()))
+    recording = diagnostics.build(diagnostics.Saving())
+    embedding = np.random.default_rng(0).random((len(recording.tasks), 4), dtype=np.float32)
+    recording.tasks = replace(recording.tasks, embedding=embedding, embedder="noise")
+    return Problem(recording)
 
 
 def digest(policy: Any) -> str:
