@@ -164,7 +164,7 @@ def _bound(recording: Recording, grid: Grid, settings: BenchSettings, cache: Pat
 
 def _write(env: str, out: Path, comparison: Comparison, metrics: dict[str, Any], jobs: Sequence[Job]) -> None:
     from routegym.cli.evaluate import draw, wide_console, write_results
-    from routegym.evaluation.report import comparison_table, leaders, results_page
+    from routegym.evaluation.report import comparison_table, evaluated_tasks, leaders, results_page
     from routegym.policies.training import write_atomically
 
     write_atomically(out / "metrics.json", (json.dumps(metrics, indent=1) + "\n").encode())
@@ -172,7 +172,7 @@ def _write(env: str, out: Path, comparison: Comparison, metrics: dict[str, Any],
     write_atomically(out / "results.md", results_page(metrics).encode())
     console = wide_console()
     console.print(comparison_table(metrics).rich(columns=6), sep="\n")
-    drawn = draw(out, comparison, f"{env}, {comparison.split} split", leaders(metrics))
+    drawn = draw(out, comparison, f"{env}: {evaluated_tasks(metrics)}", leaders(metrics))
     if drawn:
         _draw_shares(out, comparison, _first(jobs))
     pictures = ", frontier.png, shares.png" if drawn else ""
