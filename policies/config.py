@@ -37,6 +37,8 @@ def tuned(algo: str, env_id: str, changes: Mapping[str, Any] | None = None) -> A
     odd = [name for name in values if name not in known]
     if odd:
         raise ConfigError(f"{algo}: no hyperparameter {odd[0]!r}; it has {', '.join(known) or 'none'}")
+    if not known:
+        return found()
     try:
         return TypeAdapter(found).validate_python(values)
     except ValidationError as error:

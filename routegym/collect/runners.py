@@ -10,7 +10,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import routegym.errors
 from routegym.errors import MissingExtraError, PoolError, RoutegymError
 from routegym.pool.backend import Backend, Failure, OnResponse, Request, Response
+from routegym.processes import end_with_parent
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -175,7 +175,7 @@ class _Refusal:
 def _work(pipe: Connection[Any, Any], source: Source) -> None:
     """A worker: answers what comes through the pipe until its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent says what happens
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         backend = source.connect()
         while True:
@@ -190,13 +190,6 @@ def _work(pipe: Connection[Any, Any], source: Source) -> None:
             )
     except RoutegymError as error:
         pipe.send(_Refusal(type(error).__name__, str(error)))
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
 
 
 class RayTasks(_Shared):

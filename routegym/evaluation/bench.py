@@ -31,6 +31,7 @@ from routegym.policies.algorithm import Problem, algorithm_class, family_of
 from routegym.policies.config import hyperparameters, tuned
 from routegym.policies.storage import load_policies, save_policies
 from routegym.policies.training import Training, write_atomically
+from routegym.processes import end_with_parent
 
 if TYPE_CHECKING:
     from routegym.graph.recording import Recording
@@ -195,7 +196,7 @@ def run_jobs(
     refused: dict[str, str] = {}
     waiting, running = list(todo), dict[Future[str | None], Job]()
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    with ProcessPoolExecutor(max(1, min(workers, len(todo))), mp_context=context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(max(1, min(workers, len(todo))), mp_context=context, initializer=_begin_worker) as pool:
         try:
             while waiting or running:
                 while waiting and len(running) < workers:
@@ -358,6 +359,11 @@ def keep_outcomes(path: Path, outcomes: Outcomes) -> None:
     """Write outcomes to a file, all of them or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, save({name: np.ascontiguousarray(array) for name, array in vars(outcomes).items()}))
+
+
+def _begin_worker() -> None:
+    end_with_parent()
+    _one_thread()
 
 
 def _one_thread() -> None:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -138,3 +143,50 @@ def test_folds_replace_the_splits(recording: Path, capsys: pytest.CaptureFixture
         main(["bench", "--recording", str(recording), "--folds", "5", "--attainable"])
     assert error.value.code == 2
     assert "no --attainable: that bound belongs to one split" in capsys.readouterr().err
+
+
+SLOW = """
+import fcntl, time
+
+class Slow:
+    def fit(self, problem, seed=0, training=None):
+        with open("at_work", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.write("begun")
+            lock.flush()
+            time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs file locks of Unix")
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
+def test_workers_end_with_a_bench_that_is_killed(how: str, recording: Path, tmp_path: Path) -> None:
+    import fcntl
+
+    (tmp_path / "my_slow.py").write_text(SLOW)
+    command = [sys.executable, "-m", "routegym", "bench", "--recording", str(recording), "--no-attainable"]
+    command += ["--out", str(tmp_path / "out"), "--seeds", "1", "--policies", "my_slow:Slow"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    lock = tmp_path / "at_work"
+    try:
+        _until(lambda: lock.exists() and lock.read_text() == "begun")
+    finally:
+        process.send_signal(getattr(signal, how))
+        process.wait()
+
+    def free() -> bool:  # the lock of a process goes with it, even where nobody collects what it leaves
+        with lock.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    _until(free)
+
+
+def _until(happened: Callable[[], bool]) -> None:
+    latest = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < latest
+        time.sleep(0.05)
