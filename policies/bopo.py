@@ -271,7 +271,7 @@ class BoPO(GroupAlgorithm):
         """
         slots_each = self.sft_rollouts + 1
         groups = max(1, _SLOTS // slots_each)
-        env = problem.env(groups * slots_each)
+        env = problem.env(groups * slots_each, embedding_prior=self.embedding_prior)
         rng = np.random.default_rng(np.random.SeedSequence((seed, 1)))
         small, large = (AlwaysArm(problem.recording, arm) for arm in (boundary.small, boundary.large))
         share = np.tile(np.arange(slots_each) / self.sft_rollouts, groups)  # (slots,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,14 +23,14 @@ def check_positive(of: Any, *names: str) -> None:
 
 
 def check_not_negative(of: Any, *names: str) -> None:
-    """Refuse an attribute below 0.
+    """Refuse an attribute below 0, or one that is not finite.
 
     Raises:
         ConfigError: naming it and its value.
     """
     for name in names:
-        if not getattr(of, name) >= 0:
-            raise ConfigError(f"{name} = {getattr(of, name)}; expected a number >= 0")
+        if not 0 <= getattr(of, name) < math.inf:
+            raise ConfigError(f"{name} = {getattr(of, name)}; expected a finite number >= 0")
 
 
 def check_widths(hidden: Sequence[int]) -> None:

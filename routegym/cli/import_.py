@@ -99,12 +99,12 @@ class Import:
         provenance = imported.recording.provenance
         provenance["made_by"] = self._command()
         provenance["imported"]["report"] = report.summary()
-        with _status(f"writing {self.out}"), writing(self.out):
-            imported.recording.save(self.out)
         if self.report is not None:
             with writing(self.report):
                 self.report.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(self.report, import_page(report).encode())
+        with _status(f"writing {self.out}"), writing(self.out):
+            imported.recording.save(self.out)
         _show(report)
         self._say_next(report, imported.recording)
 

@@ -203,12 +203,8 @@ class Comparison:
             "cpu_seconds": entry.seconds,
             "aiq": self.aiq_of(sweep),
             "over_zero_router": self._interval(aiq_difference(sweep, arms, arms, resamples=self.resamples)),
-            "gap_closed_oracle": self._interval(
-                gap_closed_interval(sweep, self.references.oracle_mean, arms, resamples=self.resamples)
-            ),
-            "gap_closed_attainable": None
-            if bound is None
-            else self._interval(gap_closed_interval(sweep, bound, arms, resamples=self.resamples)),
+            "gap_closed_oracle": self._gap_closed(sweep, self.references.oracle_mean),
+            "gap_closed_attainable": None if bound is None else self._gap_closed(sweep, bound),
             "over_best_baseline": None if rival is None or rival == name else self.over(name, rival),
             "qnc": _finite(qnc(cost, score, *arms.points())),
             "hypervolume": hypervolume(cost, score, *self.cost_range),
@@ -216,6 +212,11 @@ class Comparison:
             "violations": entry.violations,
             "budgets": [self._at_cap(entry, number) for number in range(len(self.grid.caps))],
         }
+
+    def _gap_closed(self, sweep: Sweep, best: Sweep) -> dict[str, Any] | None:
+        """None where there is no gap between the zero router and the best."""
+        found = gap_closed_interval(sweep, best, self.references.arms, resamples=self.resamples)
+        return self._interval(found) if np.isfinite((found.estimate, found.low, found.high)).all() else None
 
     def _strength(self, entry: Entry) -> dict[str, Any]:
         """RouteLLM's measures: the dearest arm is the strong one, the cheapest the weak one."""

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from routegym.evaluation.card import plain_markdown, table_markdown
 from routegym.evaluation.leaks import Leak, find_leaks
 from routegym.evaluation.report import Table
+from routegym.graph.imports.data import TOKENS
 from routegym.graph.imports.reading import listing
 
 if TYPE_CHECKING:
@@ -25,10 +26,12 @@ __all__ = ["ArmReport", "ImportReport", "arm_table", "import_page", "import_repo
 
 _STATED = 0.005  # of accuracy that may differ from what the source says
 _PLAUSIBLE = (1e-3, 1e3)  # USD per million tokens
+_DEAREST = 0.1  # USD per million tokens: a choice of arms that has none dearer is a rare one
 _PER_TOKEN = (1e-5, 1e5)  # beyond which a factor of a million explains a price better than one of a thousand
 _FACTOR = 1e3  # from the other arms, at which a unit is doubted: it is the one between thousands and millions
 _FITS = 0.9  # share of the variance of the costs that prices must explain to be believed
 _FEW = 10  # rows in which something constant says nothing
+_DEAR = 2.0  # times the cheapest call of the query in the middle
 _BIDIRECTIONAL = "[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 
 Floats = npt.NDArray[np.float64]
@@ -165,9 +168,9 @@ def import_report(imported: Imported) -> ImportReport:
         best_arm=names[int(np.argmax(means))],
         oracle_score=float(top.mean()),
         oracle_cost_usd=float(best_cost.mean()),
-        warnings=(*_lost(imported), *_warnings(data, arms, rows)),
+        warnings=(*_lost(imported), *_dear(imported), *_warnings(data, arms, rows)),
         leaks=tuple(find_leaks(recording)),
-        notes=tuple(data.notes),
+        notes=(*data.notes, *_zeros(imported)),
     )
     return replace(report, warnings=(*_unplayable(report), *report.warnings))
 
@@ -267,6 +270,40 @@ def _unplayable(report: ImportReport) -> Iterator[str]:
         )
 
 
+def _dear(imported: Imported) -> Iterator[str]:
+    """Queries that set the lowest hard budget, because their cheap arms are masked."""
+    graph = imported.recording.graph
+    floor = graph.arm_floor(graph.task_start)
+    floor = floor[np.isfinite(floor)]
+    if not imported.masked or not len(floor):
+        return
+    middle = float(np.median(floor))
+    dear = int((floor > _DEAR * middle).sum())
+    if dear:
+        yield (
+            f"{dear:,} queries have no row of any cheap arm: a hard budget must pay for every query, so none is below "
+            f"{floor.max():.3g} USD, where {middle:.3g} would do for half of them; leave these queries out to train "
+            "and compare under smaller ones"
+        )
+
+
+def _zeros(imported: Imported) -> Iterator[str]:
+    """What a router is shown as 0 because it is not known, or below that."""
+    kind, turns = imported.recording.kind, imported.data.turns
+    if kind == "single_call":
+        return
+    table, what = (turns, "turn") if kind == "attempts" and turns is not None else (imported.data.responses, "row")
+    for name in [name for name in TOKENS if name in table.column_names]:
+        if table[name].null_count:
+            yield f"{table[name].null_count:,} {what}(s) have no {name}: a router sees 0 there"
+    if what == "row" or "reward" not in table.column_names:
+        return
+    if table["reward"].null_count:
+        yield f"{table['reward'].null_count:,} turn(s) have no reward: a router sees 0 there"
+    if penalties := int(pc.sum(pc.less(table["reward"], 0)).as_py() or 0):
+        yield f"{penalties:,} turn(s) have a reward below 0: a router sees 0 there"
+
+
 def _warnings(data: RoutingData, arms: Sequence[ArmReport], rows: Sequence[pa.Table]) -> Iterator[str]:
     yield from _suspicious(arms)
     for arm, mine in zip(arms, rows, strict=True):
@@ -340,6 +377,12 @@ def _units(arms: Sequence[ArmReport]) -> Iterator[str]:
             yield f"{text}, below {low:g}; they look like dollars per {unit} taken for dollars per million"
         elif largest > 0 and middle > 0 and not 1 / _FACTOR < largest / middle < _FACTOR:
             yield f"{text}, and the arm in the middle to {middle:.3g}; are they in the same unit?"
+    dearest = max((max(price) for price in shown.values()), default=0.0)
+    if len(shown) > 1 and _PLAUSIBLE[0] <= dearest < _DEAREST:
+        yield (
+            f"even the dearest arm comes to {dearest:g} USD per million tokens; are the prices of the arms, or what "
+            "was paid, dollars per thousand tokens?"
+        )
     for arm in arms:
         if arm.fitted is None or arm.price is None:
             continue

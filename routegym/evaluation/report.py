@@ -195,8 +195,8 @@ def _signed(interval: Mapping[str, Any]) -> str:
     return Interval(interval["estimate"], interval["low"], interval["high"]).signed()
 
 
-def _percent(interval: Mapping[str, Any]) -> str:
-    return f"{interval['estimate']:.0%} [{interval['low']:.0%}, {interval['high']:.0%}]"
+def _percent(interval: Mapping[str, Any] | None) -> str:
+    return "" if interval is None else f"{interval['estimate']:.0%} [{interval['low']:.0%}, {interval['high']:.0%}]"
 
 
 def results_page(metrics: Mapping[str, Any]) -> str:

@@ -97,6 +97,16 @@ def test_cascades_stand_beside_a_policy_that_is_told_of_success(
     assert policies.keys() == {"all_action", "random", "first_large_k", "fixed_cascade"}
 
 
+def test_a_report_that_cannot_be_written_leaves_nothing(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    common = ("import", "table", str(table), "-o", str(tmp_path / "theirs"), "--columns", *COLUMNS.split())
+    text = said(capsys, *common, "--text", "none", "--report", str(tmp_path / "file" / "report.md"), code=2)
+    assert "cannot be written" in text
+    assert not (tmp_path / "theirs").exists()
+
+
 def test_no_command_is_named_that_would_refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = tmp_path / "r.csv", tmp_path / "theirs"
     common = ("import", "table", str(path), "-o", str(out), "--text", "none")

@@ -285,3 +285,48 @@ def test_arms_in_the_order_that_was_asked_for_are_not_said_to_be_sorted() -> Non
     asked = import_report(to_recording(data_of(BY_HAND), arms=["dear", "cheap"], text="none"))
     assert [line[0] for line in arm_table(asked).rows] == ["dear", "cheap", "oracle"]
     assert arm_table(asked).title == "arms, in the order of their actions"
+
+
+def test_queries_without_a_cheap_arm_set_the_lowest_budget() -> None:
+    rows = [row(f"q{n}", arm, 1.0, usd) for n in range(20) for arm, usd in (("cheap", 0.001), ("dear", 0.1))]
+    assert not any("hard budget" in warning for warning in report_of(rows, missing="mask").warnings)
+    lacking = [one for one in rows if (one["query"], one["arm"]) not in (("q3", "cheap"), ("q5", "cheap"))]
+    (said,) = [warning for warning in report_of(lacking, missing="mask").warnings if "hard budget" in warning]
+    assert said.startswith("2 queries have no row of any cheap arm: a hard budget must pay for every query, so none is")
+    assert "below 0.1 USD, where 0.001 would do" in said
+
+
+def test_what_a_router_sees_as_0_without_its_being_known() -> None:
+    responses = [row(f"q{n}", arm, 1.0, usd) for n in range(4) for arm, usd in (("cheap", 0.1), ("dear", 1.0))]
+    rewards = [-1.0, None, 0.5, 1.0, 0.0, -0.5, 0.5, 0.5]
+    turns = pa.table(
+        {
+            "query": [one["query"] for one in responses],
+            "arm": [one["arm"] for one in responses],
+            "turn": [0] * 8,
+            "feedback": ["ok"] * 8,
+            "completion_tokens": [1, None, None, 1, None, 1, 1, 1],
+            "reward": rewards,
+        }
+    )
+    imported = to_recording(data_of(responses, turns=turns), kind="attempts", text="none")
+    notes = import_report(imported).notes
+    assert "3 turn(s) have no completion_tokens: a router sees 0 there" in notes
+    assert "1 turn(s) have no reward: a router sees 0 there" in notes
+    assert "2 turn(s) have a reward below 0: a router sees 0 there" in notes
+    assert not any("sees 0" in note for note in report_of(responses).notes)
+
+
+def test_a_list_of_which_even_the_dearest_price_is_low() -> None:
+    def warned(*prices: float) -> bool:
+        rows = [
+            {"query": f"q{n}", "arm": f"arm{arm}", "score": float(n % 2), "prompt_tokens": 9, "completion_tokens": 9}
+            for n in range(4)
+            for arm in range(len(prices))
+        ]
+        listed = {f"arm{arm}": (price, 2 * price) for arm, price in enumerate(prices)}
+        return any("even the dearest" in warning for warning in report_of(rows, prices=listed).warnings)
+
+    assert warned(0.0015, 0.03)
+    assert not warned(0.15, 3.0)
+    assert not warned(0.03)

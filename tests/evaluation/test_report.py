@@ -162,3 +162,8 @@ def test_few_validation_tasks_come_with_a_warning(metrics):
     (note,) = warned(validation_tasks=99, made={"folds": 3})
     assert "--folds" not in note
     assert note in comparison_table(metrics | {"validation_tasks": 99, "made": {"folds": 3}}).markdown()
+
+
+def test_where_there_is_no_gap_the_cell_is_empty(metrics):
+    next(iter(metrics["policies"].values()))["gap_closed_oracle"] = None
+    assert "nan" not in text(comparison_table(metrics))

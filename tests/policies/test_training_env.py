@@ -16,6 +16,7 @@ from routegym.core.vector_env import RoutingVectorEnv
 from routegym.errors import ConfigError
 from routegym.graph import Recording
 from routegym.policies.algorithm import Problem, algorithm_class
+from routegym.policies.bopo import BoPO, Boundary
 from routegym.policies.training_env import TrainingEnv
 
 WIDTH = 24
@@ -122,6 +123,17 @@ def test_few_tasks_are_not_learned_by_heart() -> None:
     assert reached[300.0] < reached[0.0] - 0.05
 
 
+def test_a_warm_start_is_cautious_too() -> None:
+    problem = Problem(recording())
+    learners = [BoPO(**RESUMED["bopo"], embedding_prior=prior) for prior in (0.0, 300.0)]
+    shown = [one.demonstrations(problem, Boundary.measure(problem, 0), 0)[0] for one in learners]
+    place = env_of(0.0, 1).layout.columns["task"]
+    known = recording().tasks.embedding
+    real, swapped = ([(known == row[place]).all(axis=1).any() for row in rows] for rows in shown)
+    assert all(real)
+    assert not any(swapped)
+
+
 @pytest.mark.parametrize("name", LEARNERS)
 def test_every_learner_is_shown_it(name: str) -> None:
     settings = RESUMED[name]
@@ -131,3 +143,5 @@ def test_every_learner_is_shown_it(name: str) -> None:
     assert any(not np.array_equal(arrays[0][key], arrays[1][key]) for key in arrays[0])
     with pytest.raises(ConfigError, match=r"embedding_prior = -1"):
         kinds(**settings, embedding_prior=-1)
+    with pytest.raises(ConfigError, match=r"embedding_prior = inf; expected a finite number"):
+        kinds(**settings, embedding_prior=float("inf"))

@@ -25,6 +25,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Text = Literal["tfidf", "minilm", "hashing", "none"]
 
+_MOST_FEEDBACKS = 200  # two signals each, in every situation
 _CALLS = 2  # in an episode of a cascade or of attempts, unless something else is asked for
 _VALIDATION = 8  # of the training prompts of a source without validation, one in so many
 
@@ -351,6 +352,13 @@ class _Turns:
         unknown = [np.isnan(_numbers(table, name)) for name in counted]
         self.uncounted = np.asarray(np.any(unknown, axis=0)) if counted else np.zeros(len(table), dtype=bool)
         self.said = table["feedback"]
+        different = len(self.said.unique())
+        if different > _MOST_FEEDBACKS:
+            raise ImportDataError(
+                f"{data.name}, turns, field 'feedback': {different:,} different texts; expected at most "
+                f"{_MOST_FEEDBACKS}, each of which becomes a signal: put what the environment answers into a few words "
+                "that recur, such as ok, error, rejected"
+            )
         shown = "reward" in table.column_names
         # what an environment shows may leave [0, 1] for a moment (a penalty); what a router sees may not
         self.reward = np.clip(_numbers(table, "reward", 0), 0.0, 1.0) if shown else np.zeros(0)

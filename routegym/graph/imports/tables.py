@@ -93,6 +93,7 @@ def read_turns(path: Path | str, columns: Mapping[str, str] | None = None, delim
     names = _named(renamed, "turns")
     table = _read(path, {column: COLUMNS[column] for column in TURNS}, names, delimiter)
     _refuse_doubles(table, (*ATTEMPT, "turn"), path, names, delimiter, _TRIALS)
+    _check_turns(table, path, names, delimiter)
     return table
 
 
@@ -141,6 +142,7 @@ def read_steps(
     names = _named(renamed, "turns")
     table, rewarded = _read_scored_turns(source, names, delimiter)
     _refuse_doubles(table, (*ATTEMPT, "turn"), source, names, delimiter, _TRIALS)
+    _check_turns(table, source, names, delimiter)
     keys = [column for column in ATTEMPT if column in table.column_names]
     ordered = table.sort_by([(column, "ascending") for column in (*keys, "turn")])
     whole_sum = pc.ScalarAggregateOptions(skip_nulls=False)  # of turns that are not all known, nothing is known
@@ -207,8 +209,13 @@ def with_prices(
     path, renamed = Path(path), dict(columns or {})
     _check_names(renamed)
     names = _named(renamed, "prices")
-    optional = {"usd_per_call": Column("number", optional=True, high=1e4)}
-    per_call = "usd_per_call" in _read(path, {"arm": COLUMNS["arm"]} | optional, names, delimiter).column_names
+    either = {name: replace(column, optional=True) for name, column in (_CALLS | _PRICES).items() if name != "arm"}
+    listed = _read(path, {"arm": COLUMNS["arm"]} | either, names, delimiter).column_names
+    per_call = "usd_per_call" in listed
+    if per_call and not set(_PRICES).isdisjoint({*listed} - {"arm"}):
+        raise ImportDataError(
+            f"{path}: has prices of tokens and of calls; leave one of them out, usd_per_call where tokens are known"
+        )
     files = with_files(data.files, [path])
     if not per_call:
         prices = read_prices(path, renamed, delimiter)
@@ -315,6 +322,26 @@ def _read_queries(path: Path | str, renamed: Mapping[str, str], delimiter: str |
 _TRIALS = "one row of each; drop the double, or number repeated trials in a column trial"
 
 
+def _check_turns(table: pa.Table, path: Path | str, names: Mapping[str, str], delimiter: str | None) -> None:
+    """Name the first row whose reward is above 1, or whose turn is not 0 or the one after another of its attempt."""
+    if "reward" in table.column_names:
+        reward = table["reward"].combine_chunks()
+        row = pc.index(pc.fill_null(pc.greater(reward, 1.0), False), True).as_py()
+        if row >= 0:
+            expected = "a number of at most 1, as scores are; divide rewards by the highest that there can be"
+            raise cell_error(path, row, names.get("reward", "reward"), reward[row].as_py(), expected, delimiter)
+    table = with_trial(table)
+    attempts = table.group_by(ATTEMPT, use_threads=False).aggregate([("turn", "max"), ("turn", "count")])
+    if not pc.any(pc.greater_equal(attempts["turn_max"], attempts["turn_count"])).as_py():
+        return
+    here = list(zip(*(table[key].to_pylist() for key in ATTEMPT), strict=True))
+    turn = table["turn"].to_pylist()
+    known = set(zip(here, turn, strict=True))
+    row = next(row for row in range(len(turn)) if turn[row] and (here[row], turn[row] - 1) not in known)
+    expected = f"turns of an attempt that count from 0 without gaps, and there is no turn {turn[row] - 1:g} of it"
+    raise cell_error(path, row, names.get("turn", "turn"), turn[row], expected, delimiter)
+
+
 def _refuse_doubles(
     table: pa.Table,
     keys: Sequence[str],
@@ -323,8 +350,9 @@ def _refuse_doubles(
     delimiter: str | None,
     expected: str,
 ) -> None:
-    """Name the first row that has the same keys as an earlier one."""
+    """Name the first row that has the same keys as an earlier one; a trial that is not named is trial 0."""
     keys = [key for key in keys if key in table.column_names]
+    table = with_trial(table)
     code = np.zeros(len(table), dtype=np.int64)
     for key in keys:
         column = table[key].combine_chunks()

@@ -85,6 +85,9 @@ def test_prices_that_cannot_be(tmp_path: Path) -> None:
     empty = write(tmp_path / "empty.csv", "arm,usd_per_call\nweak,1\nstrong,\n")
     with pytest.raises(ImportDataError, match=r"empty.csv, line 3, field 'usd_per_call': .*expected a number"):
         read_data("routellm", source, prices=empty)
+    both = write(tmp_path / "both.csv", "arm,usd_in_per_m,usd_out_per_m,usd_per_call\nweak,1,2,3\n")
+    with pytest.raises(ImportDataError, match=r"both.csv: has prices of tokens and of calls; leave one"):
+        read_data("routellm", source, prices=both)
     outcomes = write(tmp_path / "outcomes.csv", "query,arm,score,cost_usd\nq,weak,1,0.5\n")
     calls = write(tmp_path / "calls.csv", "arm,usd_per_call\nweak,1\n")
     with pytest.raises(ImportDataError, match=r"calls.csv: prices of calls, but outcomes states costs; leave"):

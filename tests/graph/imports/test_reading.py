@@ -20,6 +20,7 @@ from routegym.errors import ImportDataError
 from routegym.graph.imports import RoutingData, read_outcomes, read_prices, read_steps, to_recording
 from routegym.graph.imports.objects import Entry
 from routegym.graph.imports.reading import COLUMNS, file_sha256, read_table
+from routegym.graph.imports.tables import read_turns
 
 PLAIN = "query,arm,score,cost_usd\nq1,small,1,0.1\nq1,large,0,0.2\nq2,small,0.5,0.3\nq2,large,1,0.4\n"
 EXPECTED = [
@@ -440,6 +441,33 @@ def test_rewards_of_steps_stand_for_scores_that_are_not_there(tmp_path: Path) ->
     path.write_text("query,arm,turn,feedback,cost_usd\nq,a,0,ok,1\n", encoding="utf-8")
     with pytest.raises(ImportDataError, match="line 1: no column 'score'"):
         read_steps(path)
+
+
+@pytest.mark.parametrize("also", ["", ",reward"])
+def test_turns_count_from_0_and_rewards_are_measured_like_scores(also: str, tmp_path: Path) -> None:
+    def turns(*numbers: int, reward: str = "0.5") -> Path:
+        rows = "".join(f"q,{arm},{turn},ok,1,1{also and ',' + reward}\n" for arm in "ab" for turn in numbers)
+        path = tmp_path / "s.csv"
+        path.write_text(f"query,arm,turn,feedback,cost_usd,score{also}\n{rows}", encoding="utf-8")
+        return path
+
+    assert len(read_steps(turns(1, 0, 2)).responses) == 2  # in any order
+    for reader in (read_steps, read_turns):
+        with pytest.raises(ImportDataError, match=r"s.csv, line 2, field 'turn': 1; .* there is no turn 0 of it"):
+            reader(turns(1, 2))
+        with pytest.raises(ImportDataError, match=r"s.csv, line 3, field 'turn': 3; .* there is no turn 2 of it"):
+            reader(turns(0, 3))
+        if also:
+            with pytest.raises(ImportDataError, match=r"s.csv, line 2, field 'reward': 70.0; .* at most 1"):
+                reader(turns(0, reward="70"))
+            reader(turns(0, reward="-3"))  # a penalty
+
+
+def test_a_trial_that_is_not_named_is_trial_0(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text("query,arm,score,cost_usd,trial\nq,a,1,1,\nq,a,1,1,0\n", encoding="utf-8")
+    with pytest.raises(ImportDataError, match=r"r.csv, line 3, field 'trial': 0; .*first in line 2"):
+        read_outcomes(path)
 
 
 @pytest.mark.parametrize(

@@ -651,3 +651,10 @@ def test_recordings_with_several_trials_are_neither_merged_nor_compared():
         compare_recordings(recording, recording)
     told_apart = to_recording(one_query(), "attempts", text="none").recording
     assert merge_recordings([told_apart, told_apart], "both").graph.n_nodes == told_apart.graph.n_nodes
+
+
+def test_feedback_in_free_text_is_refused():
+    rows = [(f"q{query}", arm, 1.0, 0.1) for query in range(120) for arm in ("small", "large")]
+    turns = [(query, arm, 0, f"error at 0x{place:x}", 1) for place, (query, arm, *_) in enumerate(rows)]
+    with pytest.raises(ImportDataError, match=r"field 'feedback': 240 different texts; expected at most 200"):
+        to_recording(table_of(rows, turns), kind="attempts", text="none")
