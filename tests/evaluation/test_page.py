@@ -253,6 +253,18 @@ def test_where_nothing_was_learned_the_best_two_are_compared(section: Section):
     assert "learned policy" not in text
 
 
+def test_where_mixing_arms_is_as_good_as_the_oracle_no_gap_is_told(section: Section):
+    against = section.comparison.references
+    comparison = replace(section.comparison, references=replace(against, oracle_mean=against.arms))
+    metrics = comparison.metrics()
+    json.dumps(metrics, allow_nan=False)
+    assert {found["gap_closed_oracle"] for found in metrics["policies"].values()} == {None}
+    twice = [replace(section, name=name, comparison=comparison, metrics=metrics) for name in ("one", "two")]
+    text = Reader(report_page(twice)).text
+    assert "gap to the oracle closed" not in text
+    assert "nan%" not in text
+
+
 # -- figures -----------------------------------------------------------------------------------
 def painted(value: Any) -> Any:
     """A figure with a colour in the place of every name of one."""
