@@ -122,8 +122,8 @@ def test_targets_in_range(toy: Callable[..., Recording]) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kp": -1.0}, r"kp = -1.0; expected a number >= 0"),
-        ({"eta": float("nan")}, r"eta = nan; expected a number >= 0"),
+        ({"kp": -1.0}, r"kp = -1.0; expected a finite number >= 0"),
+        ({"eta": float("nan")}, r"eta = nan; expected a finite number >= 0"),
         ({"smoothing": 1.0}, r"smoothing = 1.0; expected a number in \[0, 1\)"),
     ],
 )
