@@ -141,9 +141,10 @@ class PublicSets:
                 self._play(known[name])
             bench = self.out / name
             if (bench / "results.md").is_file():
-                pictures = _ROOT / "docs" / "pictures"
-                shutil.copyfile(bench / "frontier.png", pictures / f"{name.replace('/', '-')}-frontier.png")
+                picture = f"pictures/{name.replace('/', '-')}-frontier.png"
+                shutil.copyfile(bench / "frontier.png", _ROOT / "docs" / picture)
                 text = (bench / "results.md").read_text(encoding="utf-8").rstrip()
+                text += f"\n\n![score against mean cost on {name}]({picture})"
                 if known[name].kind != "single_call":
                     comparison = self._comparison(name)
                     text += "\n\n" + _against_cascades(comparison, _CASCADES[known[name].set])
