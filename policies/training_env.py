@@ -67,11 +67,10 @@ class TrainingEnv(RoutingVectorEnv):
 
     def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> Any:
         """Go on where `state` was taken, and return the observation with the same columns swapped."""
-        of_episodes = {name: array for name, array in state.items() if name != "swaps"}
         if "swaps" not in state:
             raise ConfigError("state without 'swaps'; expected one that a TrainingEnv gave")
         self._draws = max(int(state["swaps"][0]) - 1, 0)  # what was shown last is shown again
-        return super().restore(of_episodes)
+        return super().restore({name: array for name, array in state.items() if name != "swaps"})
 
     def _write(self, slots: npt.NDArray[Any], out: Any) -> Any:
         super()._write(slots, out)

@@ -293,8 +293,8 @@ def _zeros(imported: Imported) -> Iterator[str]:
     if kind == "single_call":
         return
     table, what = (turns, "turn") if kind == "attempts" and turns is not None else (imported.data.responses, "row")
-    for name in [name for name in TOKENS if name in table.column_names]:
-        if table[name].null_count:
+    for name in TOKENS:
+        if name in table.column_names and table[name].null_count:
             yield f"{table[name].null_count:,} {what}(s) have no {name}: a router sees 0 there"
     if what == "row" or "reward" not in table.column_names:
         return

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
     [
         ("ablate_collapse.py", None, "floor"),
         ("ablate_conditioning.py", "--recording", "AIQ of the frontier"),
-        ("ablate_embedding_prior.py --folds 2", None, "smol_cascade: grpo"),
+        ("ablate_embedding_prior.py --folds 2 --policies all_action maskable_ppo grpo", None, "smol_cascade: grpo"),
         ("ablate_oracle_targets.py", "--recordings", "hidden"),
         ("ablate_relabelling.py", "--recording", "cql"),
         ("ablate_watching.py", "--recording", "fixed_cascade"),
