@@ -60,6 +60,9 @@ _CASCADES = {
     "intercode_sql": (("text-bison-001", "gpt-3.5", "gpt-4"),),
 }
 _ENVS = {"single_call": "SingleCall", "cascade": "Cascade", "attempts": "Attempts"}
+_PREDICTORS = ("always", "random_mixture", "knn", "logistic", "matrix_factorization", "boosting", "irt")
+_PLANNERS = ("always", "random_mixture", "fixed_cascade", "knn", "logistic", "predict_then_plan", "irt")
+_LEARNERS = ("all_action", "maskable_ppo", "grpo", "bc")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,9 @@ class Play:
     folds: int = 0
     calls: int = 3
     """Attempts that an episode allows, where it allows several."""
+    policies: tuple[str, ...] = _PLANNERS + _LEARNERS
+    steps: int | None = None
+    """Environment steps of every learner that counts them; the tuned numbers by default."""
 
     @property
     def name(self) -> str:
@@ -101,11 +107,15 @@ _MADE_OF: dict[str, dict[str, Any]] = {
     "routellm_gsm8k_mmlu": {"columns": _COLUMNS | {"kind": "dataset"}},
 }
 _PLAYS = (
-    *(Play(name, text=text, **made) for name, made in _MADE_OF.items() for text in ("tfidf", "minilm")),
-    Play("mint_k5", "cascade", arms=_MINT_ARMS, **_MADE_OF["mint_k5"]),
-    Play("mint_k5", "cascade", arms=_MINT_ARMS, calls=5, **_MADE_OF["mint_k5"]),
+    *(
+        Play(name, text=text, policies=_PREDICTORS + learners, **made)
+        for name, made in _MADE_OF.items()
+        for text, learners in (("tfidf", _LEARNERS), ("minilm", ("all_action",)))
+    ),
+    Play("mint_k5", "cascade", arms=_MINT_ARMS, steps=300_000, **_MADE_OF["mint_k5"]),
+    Play("mint_k5", "cascade", arms=_MINT_ARMS, calls=5, steps=300_000, **_MADE_OF["mint_k5"]),
     Play("mint_k5", "attempts", arms=_MINT_ARMS, **_MADE_OF["mint_k5"]),
-    Play("intercode_sql", "cascade", arms=_SQL_ARMS, **_MADE_OF["intercode_sql"]),
+    Play("intercode_sql", "cascade", arms=_SQL_ARMS, steps=300_000, **_MADE_OF["intercode_sql"]),
     Play("intercode_sql", "attempts", arms=_SQL_ARMS, **_MADE_OF["intercode_sql"]),
 )
 
@@ -123,7 +133,7 @@ class PublicSets:
     seeds: int = 5
     """Training seeds."""
     policies: tuple[str, ...] = ()
-    """Routers; all of them by default."""
+    """Routers; those of the page by default."""
     page: bool = False
     """Only write the page."""
 
@@ -167,8 +177,9 @@ class PublicSets:
         arguments += ["--out", str(self.out / play.name)]
         if play.folds:
             arguments += ["--folds", str(play.folds)]
-        if self.policies:
-            arguments += ["--policies", *self.policies]
+        if play.steps:
+            arguments += ["--steps", str(play.steps)]
+        arguments += ["--policies", *(self.policies or play.policies)]
         _run(arguments)
 
     def _import(self, play: Play, recording: Path) -> list[str]:
