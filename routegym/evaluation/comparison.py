@@ -258,9 +258,10 @@ class Comparison:
         Args:
             named: which competitors; all by default.
         """
+        capped = hull(*self.references.oracle_cap.points())  # not rising in cost where an arm's reserve exceeds its cost
         found = [
             Curve("oracle, mean budget", *self.references.oracle_hull, kind="oracle"),
-            Curve("oracle, hard budget", *self.references.oracle_cap.points(), kind="oracle"),
+            Curve("oracle, hard budget", capped.costs, capped.scores, kind="oracle"),
         ]
         if self.references.attainable is not None:
             bound = hull(*self.references.attainable.points())

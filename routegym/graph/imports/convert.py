@@ -270,7 +270,7 @@ class _Rows:
             )  # fmt: skip
         turns, first = self.turns, np.concatenate([[0], np.cumsum(self.turns.count)[:-1]])
         share, owner = turns.shares(self), turns.owner
-        feedback, said = turns.feedback()
+        feedback, said = turns.feedback(self.data.name)
         return AttemptTable(
             task, self.arm, self.score, names, first, turns.count, share * self.cost[owner], turns.tokens[turns.row],
             share * self.latency[owner], feedback, said,
@@ -352,13 +352,6 @@ class _Turns:
         unknown = [np.isnan(_numbers(table, name)) for name in counted]
         self.uncounted = np.asarray(np.any(unknown, axis=0)) if counted else np.zeros(len(table), dtype=bool)
         self.said = table["feedback"]
-        different = len(self.said.unique())
-        if different > _MOST_FEEDBACKS:
-            raise ImportDataError(
-                f"{data.name}, turns, field 'feedback': {different:,} different texts; expected at most "
-                f"{_MOST_FEEDBACKS}, each of which becomes a signal: put what the environment answers into a few words "
-                "that recur, such as ok, error, rejected"
-            )
         shown = "reward" in table.column_names
         # what an environment shows may leave [0, 1] for a moment (a penalty); what a router sees may not
         self.reward = np.clip(_numbers(table, "reward", 0), 0.0, 1.0) if shown else np.zeros(0)
@@ -369,10 +362,16 @@ class _Turns:
         """The attempt of each turn."""
         return np.repeat(np.arange(len(self.count)), self.count)
 
-    def feedback(self) -> tuple[Ints, tuple[str, ...]]:
+    def feedback(self, source: str) -> tuple[Ints, tuple[str, ...]]:
         """What the environment said to each turn, and the names of that; those of other turns are not among them."""
         said = self.said.take(pa.array(self.row))
         names = said.unique().sort()
+        if len(names) > _MOST_FEEDBACKS:
+            raise ImportDataError(
+                f"{source}, turns, field 'feedback': {len(names):,} different texts; expected at most "
+                f"{_MOST_FEEDBACKS}, each of which becomes a signal: put what the environment answers into a few words "
+                "that recur, such as ok, error, rejected"
+            )
         return _codes(said, names), tuple(names.to_pylist())
 
     def take(self, attempts: Ints) -> None:

@@ -645,7 +645,8 @@ def _plain(cells: pa.Array) -> pa.Array:
     """Cells without the forms in which Parquet may keep texts."""
     if pa.types.is_dictionary(cells.type):
         cells = cells.dictionary_decode()
-    return cells.cast(pa.string()) if pa.types.is_large_string(cells.type) else cells
+    forms = pa.types.is_large_string(cells.type) or pa.types.is_string_view(cells.type)
+    return cells.cast(pa.string()) if forms else cells
 
 
 def _refuse_constant(name: str) -> float:

@@ -93,6 +93,7 @@ SCORES = [row["score"] for row in EXPECTED]
         columns(),
         columns(arm=pa.array(ARMS).dictionary_encode()),
         columns(arm=pa.array(ARMS, pa.large_string())),
+        columns(arm=pa.array(ARMS, pa.string_view())),
         columns(arm=pa.array(ARMS, pa.large_string()).dictionary_encode()),
         columns(score=pa.array(SCORES, pa.float32())),
         columns(score=pa.array([str(score) for score in SCORES])),

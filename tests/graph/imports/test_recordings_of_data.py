@@ -658,3 +658,6 @@ def test_feedback_in_free_text_is_refused():
     turns = [(query, arm, 0, f"error at 0x{place:x}", 1) for place, (query, arm, *_) in enumerate(rows)]
     with pytest.raises(ImportDataError, match=r"field 'feedback': 240 different texts; expected at most 200"):
         to_recording(table_of(rows, turns), kind="attempts", text="none")
+    turns = [(*row[:3], "ok" if row[1] == "small" else row[3], 1) for row in turns]
+    told = to_recording(table_of(rows, turns), kind="attempts", text="none", arms=["small"])  # nobody hears the other
+    assert [name for name in told.recording.node_signal_names if "ok" in name]
