@@ -5,7 +5,9 @@ gradient as a sum over all actions); Allen, Asadi et al., "Mean Actor Critic", a
 Deviations: Q is no learned critic but policy evaluation on the recorded graph, under the episode's hard budget and
 price of cost, and never the oracle's; unlikely situations are drawn and not all followed, which leaves the gradient
 unbiased (`routegym.policies.unrolling`). Several gradient steps on each evaluation (``passes``): only the first is the
-policy's own gradient, the others take visits and values of the policy before them.
+policy's own gradient, the others take visits and values of the policy before them. With ``embedding_prior`` not even
+the first is: visits and values are those of the policy that sees tasks as they are, and the gradient is taken where
+some of their columns are swapped (`routegym.policies.training_env`).
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from routegym.core.vector_env import RoutingVectorEnv
 from routegym.errors import ConfigError
+from routegym.policies.checks import check_not_negative
 
 if TYPE_CHECKING:
     from routegym.graph.recording import Recording
@@ -29,12 +30,31 @@ class TrainingEnv(RoutingVectorEnv):
 
     Args:
         num_envs, recording: see `RoutingVectorEnv`.
-        embedding_prior: tasks' worth of caution, >= 0; 0 shows every task as it is.
-        options: further arguments of `RoutingVectorEnv`; observations are flat.
+        embedding_prior: tasks' worth of caution, >= 0 and finite; 0 shows every task as it is.
+        observation: ``flat`` where there is caution; any form of `RoutingVectorEnv` without.
+        options: further arguments of `RoutingVectorEnv`.
+
+    Raises:
+        ConfigError: `embedding_prior` is none, or does not go with this form of observations.
     """
 
-    def __init__(self, num_envs: int, recording: Recording, *, embedding_prior: float, **options: Any) -> None:
-        super().__init__(num_envs, recording, observation="flat", **options)
+    def __init__(
+        self,
+        num_envs: int,
+        recording: Recording,
+        *,
+        embedding_prior: float,
+        observation: Any = "flat",
+        **options: Any,
+    ) -> None:
+        self.embedding_prior = embedding_prior
+        check_not_negative(self, "embedding_prior")
+        if embedding_prior and observation != "flat":
+            raise ConfigError(
+                f"observation = {observation!r} with embedding_prior = {embedding_prior}; only flat observations are "
+                "shown with other tasks' columns: take embedding_prior = 0"
+            )
+        super().__init__(num_envs, recording, observation=observation, **options)
         self._embedding = self.layout.columns["task"]
         self._values = self.recording.tasks.embedding[self.tasks]
         share = embedding_prior / (embedding_prior + len(self.tasks)) if self._values.size else 0.0
@@ -56,10 +76,19 @@ class TrainingEnv(RoutingVectorEnv):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start fresh episodes; see `RoutingVectorEnv.reset`."""
+        """Start fresh episodes; see `RoutingVectorEnv.reset`.
+
+        Which columns are swapped is drawn for all slots together: unlike the rest of an episode, it depends on the
+        seed of the first slot and on how many there are.
+        """
+        drawn = self._draws
         if seed is not None:
             self._draws = 0
-        return super().reset(seed=seed, options=options)
+        try:
+            return super().reset(seed=seed, options=options)
+        except Exception:
+            self._draws = drawn  # a reset that is refused changes nothing
+            raise
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """See `RoutingVectorEnv.state`; ``swaps`` (1,) says how often columns were drawn."""
@@ -73,7 +102,7 @@ class TrainingEnv(RoutingVectorEnv):
         return super().restore({name: array for name, array in state.items() if name != "swaps"})
 
     def _write(self, slots: npt.NDArray[Any], out: Any) -> Any:
-        super()._write(slots, out)
+        written = super()._write(slots, out)
         if self._swapped_below:
             out[slots] = self.swap(out[slots])
-        return out
+        return written

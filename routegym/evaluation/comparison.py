@@ -258,7 +258,9 @@ class Comparison:
         Args:
             named: which competitors; all by default.
         """
-        capped = hull(*self.references.oracle_cap.points())  # not rising in cost where an arm's reserve exceeds its cost
+        capped = hull(
+            *self.references.oracle_cap.points()
+        )  # not rising in cost where an arm's reserve exceeds its cost
         found = [
             Curve("oracle, mean budget", *self.references.oracle_hull, kind="oracle"),
             Curve("oracle, hard budget", capped.costs, capped.scores, kind="oracle"),

@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 from routegym.evaluation.card import plain_markdown, table_markdown
 from routegym.evaluation.leaks import Leak, find_leaks
 from routegym.evaluation.report import Table
-from routegym.graph.imports.data import TOKENS
 from routegym.graph.imports.reading import listing
 
 if TYPE_CHECKING:
@@ -272,36 +271,29 @@ def _unplayable(report: ImportReport) -> Iterator[str]:
 
 def _dear(imported: Imported) -> Iterator[str]:
     """Queries that set the lowest hard budget, because their cheap arms are masked."""
-    graph = imported.recording.graph
+    graph, kept = imported.recording.graph, imported.kept
     floor = graph.arm_floor(graph.task_start)
-    floor = floor[np.isfinite(floor)]
-    if not imported.masked or not len(floor):
+    usual = np.array([np.median(kept.cost_usd[kept.arm == arm]) for arm in range(len(imported.recording.arms))])
+    cheapest = np.full(len(floor), np.inf)  # arm of a query, by what it usually costs
+    np.minimum.at(cheapest, kept.task, usual[kept.arm])
+    known = np.isfinite(floor)
+    if not imported.masked or not known.any():
         return
-    middle = float(np.median(floor))
-    dear = int((floor > _DEAR * middle).sum())
-    if dear:
+    middle = float(np.median(floor[known]))
+    dear = known & (floor > _DEAR * middle) & (cheapest > _DEAR * usual.min())
+    if dear.any():
         yield (
-            f"{dear:,} queries have no row of any cheap arm: a hard budget must pay for every query, so none is below "
-            f"{floor.max():.3g} USD, where {middle:.3g} would do for half of them; leave these queries out to train "
-            "and compare under smaller ones"
+            f"{int(dear.sum()):,} queries have no row of any cheap arm: a hard budget must pay for every query, so "
+            f"none is below {floor[dear].max():.3g} USD, where {middle:.3g} would do for half of them; leave these "
+            "queries out to train and compare under smaller ones"
         )
 
 
 def _zeros(imported: Imported) -> Iterator[str]:
     """What a router is shown as 0 because it is not known, or below that."""
-    kind, turns = imported.recording.kind, imported.data.turns
-    if kind == "single_call":
-        return
-    table, what = (turns, "turn") if kind == "attempts" and turns is not None else (imported.data.responses, "row")
-    for name in TOKENS:
-        if name in table.column_names and table[name].null_count:
-            yield f"{table[name].null_count:,} {what}(s) have no {name}: a router sees 0 there"
-    if what == "row" or "reward" not in table.column_names:
-        return
-    if table["reward"].null_count:
-        yield f"{table['reward'].null_count:,} turn(s) have no reward: a router sees 0 there"
-    if penalties := int(pc.sum(pc.less(table["reward"], 0)).as_py() or 0):
-        yield f"{penalties:,} turn(s) have a reward below 0: a router sees 0 there"
+    watched = imported.recording.kind == "attempts" and imported.data.turns is not None
+    for lack, count in imported.zeros.items():
+        yield f"{count:,} {'turn' if watched else 'row'}(s) have {lack}: a router sees 0 there"
 
 
 def _warnings(data: RoutingData, arms: Sequence[ArmReport], rows: Sequence[pa.Table]) -> Iterator[str]:

@@ -296,6 +296,17 @@ def test_queries_without_a_cheap_arm_set_the_lowest_budget() -> None:
     assert "below 0.1 USD, where 0.001 would do" in said
 
 
+def test_long_prompts_are_not_taken_for_queries_without_a_cheap_arm() -> None:
+    rows = [
+        {"query": f"q{n}", "arm": arm, "score": 1.0, "prompt_tokens": 10 if n < 17 else 1000, "completion_tokens": 10}
+        for n in range(20)
+        for arm in ("cheap", "dear")
+    ][:-1]  # the last query lacks the dear arm
+    report = report_of(rows, missing="mask", prices={"cheap": (1.0, 1.0), "dear": (100.0, 100.0)})
+    assert report.masked == 1
+    assert not any("hard budget" in warning for warning in report.warnings)
+
+
 def test_what_a_router_sees_as_0_without_its_being_known() -> None:
     responses = [row(f"q{n}", arm, 1.0, usd) for n in range(4) for arm, usd in (("cheap", 0.1), ("dear", 1.0))]
     rewards = [-1.0, None, 0.5, 1.0, 0.0, -0.5, 0.5, 0.5]
@@ -315,6 +326,13 @@ def test_what_a_router_sees_as_0_without_its_being_known() -> None:
     assert "1 turn(s) have no reward: a router sees 0 there" in notes
     assert "2 turn(s) have a reward below 0: a router sees 0 there" in notes
     assert not any("sees 0" in note for note in report_of(responses).notes)
+    dear = to_recording(data_of(responses, turns=turns), kind="attempts", text="none", arms=["dear"])
+    found = [note for note in import_report(dear).notes if "sees 0" in note]  # turns that are there, no others
+    assert found == [
+        "1 turn(s) have no completion_tokens: a router sees 0 there",
+        "1 turn(s) have no reward: a router sees 0 there",
+        "1 turn(s) have a reward below 0: a router sees 0 there",
+    ]
 
 
 def test_a_list_of_which_even_the_dearest_price_is_low() -> None:

@@ -57,6 +57,30 @@ def test_only_embeddings_are_swapped_each_column_for_that_of_a_training_task() -
     assert env.observation_space.contains(shown)
 
 
+@pytest.mark.parametrize("prior", [-5.0, float("inf"), float("nan")])
+def test_caution_that_is_none_is_refused(prior: float) -> None:
+    with pytest.raises(ConfigError, match=r"embedding_prior = .*; expected a finite number >= 0"):
+        env_of(prior, 4)
+
+
+def test_other_forms_of_observations_go_without_caution_only() -> None:
+    problem = Problem(recording())
+    assert problem.env(4, observation="index").reset(seed=0)[0].shape == (4,)
+    assert problem.env(4, observation="dict").reset(seed=0)[0].keys() >= {"task", "step"}
+    with pytest.raises(ConfigError, match="observation = 'dict' with embedding_prior = 10; only flat"):
+        problem.env(4, 10, observation="dict")
+
+
+def test_a_reset_that_is_refused_changes_nothing() -> None:
+    plain, refused = env_of(300.0, 8), env_of(300.0, 8)
+    for env in (plain, refused):
+        env.reset(seed=1)
+        play(env, 3)
+    with pytest.raises(ConfigError):
+        refused.reset(seed=-1)
+    np.testing.assert_array_equal(play(plain, 1), play(refused, 1))
+
+
 def test_without_caution_and_without_embeddings_it_is_the_environment_itself() -> None:
     plain = RoutingVectorEnv(32, recording(), lambda_=0.1, budget_usd="sampled", autoreset_mode="SameStep")
     env = env_of(0.0, 32)

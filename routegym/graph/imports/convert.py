@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -64,6 +64,8 @@ class Imported:
     """Training queries put into the validation split, because the source names splits and has none."""
     usable: tuple[int, ...] = ()
     """Queries that each arm of the recording has a row for that can be used, whether others have one or not."""
+    zeros: Mapping[str, int] = field(default_factory=dict)
+    """Rows of the recording, or turns where attempts are watched, that a router is shown a 0 for: by what they lack."""
 
 
 def to_recording(
@@ -142,7 +144,8 @@ def to_recording(
     masked = len(tasks) * len(names) - rows.pairs
     orphans = 0 if rows.turns is None else rows.turns.without_row
     dropped = dict(rows.dropped)
-    return Imported(recording, data, dropped, moved, masked, kept, rows.lost, orphans, validated, rows.usable)
+    zeros = {} if kind == "single_call" else rows.zeros()
+    return Imported(recording, data, dropped, moved, masked, kept, rows.lost, orphans, validated, rows.usable, zeros)
 
 
 class _Rows:
@@ -195,6 +198,7 @@ class _Rows:
         self.trial = _numbers(table, "trial", 0).astype(np.int64)
         self.score, self.cost = _numbers(table, "score"), cost
         self.tokens = np.stack([_numbers(table, name, 0) for name in TOKENS], axis=1).astype(np.int64)
+        self.uncounted = _uncounted(table)
         self.latency = _numbers(table, "latency_s", 0)
         self.turns: _Turns | None = None
         self.usable: tuple[int, ...] = ()
@@ -277,6 +281,16 @@ class _Rows:
             turns.reward[turns.row] if len(turns.reward) else turns.reward, self.data.verdict,
         )  # fmt: skip
 
+    def zeros(self) -> dict[str, int]:
+        """Rows, or turns where there are any, that a router is shown a 0 for: by what they lack."""
+        turns = self.turns
+        uncounted = self.uncounted if turns is None else turns.uncounted[turns.row]
+        found = {f"no {name}": int(uncounted[:, column].sum()) for column, name in enumerate(TOKENS)}
+        if turns is not None and len(turns.stated_reward):
+            reward = turns.stated_reward[turns.row]
+            found |= {"no reward": int(np.isnan(reward).sum()), "a reward below 0": int((reward < 0).sum())}
+        return {lack: count for lack, count in found.items() if count}
+
     def _cost(self, table: pa.Table) -> Floats:
         """USD of each row, NaN where it is not known."""
         if self.costs == "stated":
@@ -298,7 +312,7 @@ class _Rows:
             self.dropped[reason] = self.dropped.get(reason, 0) + count
 
     def _take(self, rows: Ints) -> None:
-        for name in ("query", "arm", "trial", "score", "cost", "tokens", "latency"):
+        for name in ("query", "arm", "trial", "score", "cost", "tokens", "uncounted", "latency"):
             setattr(self, name, getattr(self, name)[rows])
         if self.turns is not None:
             self.turns.take(rows)
@@ -348,13 +362,12 @@ class _Turns:
             )
         self.row = order
         self.tokens = np.stack([_numbers(table, name, 0) for name in TOKENS], axis=1).astype(np.int64)
-        counted = [name for name in TOKENS if name in table.column_names]
-        unknown = [np.isnan(_numbers(table, name)) for name in counted]
-        self.uncounted = np.asarray(np.any(unknown, axis=0)) if counted else np.zeros(len(table), dtype=bool)
+        self.uncounted = _uncounted(table)
         self.said = table["feedback"]
         shown = "reward" in table.column_names
+        self.stated_reward = _numbers(table, "reward") if shown else np.zeros(0)
         # what an environment shows may leave [0, 1] for a moment (a penalty); what a router sees may not
-        self.reward = np.clip(_numbers(table, "reward", 0), 0.0, 1.0) if shown else np.zeros(0)
+        self.reward = np.clip(np.nan_to_num(self.stated_reward), 0.0, 1.0)
         self.cost = _numbers(table, "cost_usd") if "cost_usd" in table.column_names else None
 
     @property
@@ -396,7 +409,7 @@ class _Turns:
         else:
             price = np.array([rows.data.prices.get(arm, (1.0, 1.0)) for arm in rows.arms])
             weight = (self.tokens[self.row] * price[rows.arm[owner]]).sum(axis=1)
-            unknown = np.bincount(owner, self.uncounted[self.row]) > 0
+            unknown = np.bincount(owner, self.uncounted[self.row].any(axis=1)) > 0
             weight = np.where(unknown[owner], 0.0, weight)
         total = np.bincount(owner, weight)
         if stated and not np.allclose(total, rows.cost, rtol=1e-3, atol=1e-9):
@@ -438,8 +451,8 @@ def _tasks(rows: _Rows, seed: int) -> tuple[TaskSet, int, int]:
         validated = set(dealt[_VALIDATION - 1 :: _VALIDATION])
         kept = ["val" if prompt in validated else split for prompt, split in zip(prompts, kept, strict=True)]
     optional = {
-        field: tuple(value or "" for value in table[name].to_pylist()) if name in table.column_names else ()
-        for field, name in (("references", "reference"), ("kinds", "kind"))
+        what: tuple(value or "" for value in table[name].to_pylist()) if name in table.column_names else ()
+        for what, name in (("references", "reference"), ("kinds", "kind"))
     }
     tasks = TaskSet(
         ids=tuple(ids),
@@ -496,6 +509,12 @@ def _check_arms(data: RoutingData, arms: Sequence[str], known: Sequence[str]) ->
             raise ImportDataError(f"{data.name}: no row of arm {arm!r}; {hint}")
     if len(set(arms)) < len(arms):
         raise ImportDataError(f"{data.name}: arms = {list(arms)}; name each only once")
+
+
+def _uncounted(table: pa.Table) -> npt.NDArray[np.bool_]:
+    """Which cells of `TOKENS` are empty, (n, 2); none where the table has no such column."""
+    fill = [np.nan if name in table.column_names else 0.0 for name in TOKENS]
+    return np.stack([np.isnan(_numbers(table, *column)) for column in zip(TOKENS, fill, strict=True)], axis=1)
 
 
 def _numbers(table: pa.Table, name: str, absent: float = np.nan) -> Floats:

@@ -144,7 +144,8 @@ def read_steps(
     _refuse_doubles(table, (*ATTEMPT, "turn"), source, names, delimiter, _TRIALS)
     _check_turns(table, source, names, delimiter)
     keys = [column for column in ATTEMPT if column in table.column_names]
-    ordered = table.sort_by([(column, "ascending") for column in (*keys, "turn")])
+    numbered = with_trial(table).select(table.column_names)  # no number is the first
+    ordered = numbered.sort_by([(column, "ascending") for column in (*keys, "turn")])
     whole_sum = pc.ScalarAggregateOptions(skip_nulls=False)  # of turns that are not all known, nothing is known
     sums = [(column, "sum", whole_sum) for column in ("cost_usd", *TOKENS) if column in table.column_names]
     whole = ordered.group_by(keys, use_threads=False).aggregate([("score", "last"), *sums])

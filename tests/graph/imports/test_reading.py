@@ -511,3 +511,10 @@ def test_what_has_no_prompts_says_so(tmp_path: Path) -> None:
         read_steps(steps, queries),
     ):
         assert data.notes == ()
+
+
+def test_a_turn_without_a_number_of_trial_is_of_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "steps.csv"
+    path.write_text("query,arm,turn,feedback,score,cost_usd,trial\nq,a,0,ok,0,1,0\nq,a,1,ok,1,1,\nq,a,0,ok,0,1,1\n")
+    found = read_steps(path).responses.to_pylist()
+    assert [(row["trial"], row["score"], row["cost_usd"]) for row in found] == [(0, 1.0, 2.0), (1, 0.0, 1.0)]
