@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,15 @@ try:
 except ImportError as error:
     raise MissingExtraError("stable_baselines3", "train") from error
 
-__all__ = ["generators", "learn", "linear", "optimizer_arrays", "restore_generators", "restore_optimizer"]
+__all__ = [
+    "MetricsCallback",
+    "generators",
+    "learn",
+    "linear",
+    "optimizer_arrays",
+    "restore_generators",
+    "restore_optimizer",
+]
 
 
 def learn(model: OnPolicyAlgorithm, steps: int, seed: int, training: Training | None = None) -> None:
@@ -35,7 +44,7 @@ def learn(model: OnPolicyAlgorithm, steps: int, seed: int, training: Training | 
     if found is not None:
         _restore(model, *found)
     if model.num_timesteps < steps:
-        callbacks: list[BaseCallback] = [_Metrics(training, seed), _Checkpoints(training)]
+        callbacks: list[BaseCallback] = [MetricsCallback(training.report, seed), _Checkpoints(training)]
         model.learn(steps - model.num_timesteps, callback=callbacks, reset_num_timesteps=found is None)
 
 
@@ -48,34 +57,38 @@ def linear(initial: float) -> Any:
     return rate
 
 
-class _Metrics(BaseCallback):
-    """Reports after every roll-out.
+class MetricsCallback(BaseCallback):
+    """Reports after roll-outs of any model of stable-baselines3 on environments of routegym.
 
-    A record holds: global step, seed, steps per second, and over the episodes that ended in the roll-out: how many,
+    A record holds: global step, seed, steps per second, and over the episodes that ended since the last one: how many,
     mean score, mean cost (USD), mean return; the share of calls of each action; and the losses of the last update.
+
+    Args:
+        report: takes a record, such as `routegym.tracking.Tracking.report`.
+        seed: names the training.
+        every: environment steps between two records at least; for models whose roll-outs are short, such as DQN.
     """
 
-    def __init__(self, training: Training, seed: int) -> None:
+    def __init__(self, report: Callable[[Mapping[str, Any]], None], seed: int = 0, every: int = 1) -> None:
         super().__init__()
-        self._training, self._seed = training, seed
-        self._began, self._steps_before = 0.0, 0
+        self._report, self._seed, self._every = report, seed, every
 
     def _on_training_start(self) -> None:
         self._began, self._steps_before = time.monotonic(), self.num_timesteps
-
-    def _on_rollout_start(self) -> None:
-        self._episodes: list[tuple[float, float, float]] = []
-        self._calls = np.zeros(self.training_env.action_space.n, dtype=np.int64)  # type: ignore[attr-defined]
+        self._forget()
 
     def _on_step(self) -> bool:
         self._calls += np.bincount(self.locals["actions"].reshape(-1), minlength=len(self._calls))
         infos = self.locals["infos"]
         for slot in np.flatnonzero(self.locals["dones"]):
             info = infos[slot]
-            self._episodes.append((info["score"], info["cost_usd_total"], info["episode"]["r"]))
+            reward = info["episode"]["r"] if "episode" in info else np.nan  # only where something monitors episodes
+            self._episodes.append((info["score"], info["cost_usd_total"], reward))
         return True
 
     def _on_rollout_end(self) -> None:
+        if self.num_timesteps - self._reported < self._every:
+            return
         ended = np.array(self._episodes).reshape(-1, 3)
         ended = ended[~np.isnan(ended[:, 0])]  # a live call that failed is no score
         score, cost, reward = ended.mean(axis=0).tolist() if len(ended) else (None, None, None)
@@ -85,7 +98,7 @@ class _Metrics(BaseCallback):
             for name, value in self.logger.name_to_value.items()
             if name.startswith("train/")
         }
-        self._training.report(
+        self._report(
             {
                 "step": self.num_timesteps,
                 "seed": self._seed,
@@ -98,6 +111,12 @@ class _Metrics(BaseCallback):
                 **losses,
             }
         )
+        self._forget()
+
+    def _forget(self) -> None:
+        self._reported = self.num_timesteps
+        self._episodes: list[tuple[float, float, float]] = []
+        self._calls = np.zeros(self.training_env.action_space.n, dtype=np.int64)  # type: ignore[attr-defined]
 
 
 class _Checkpoints(BaseCallback):

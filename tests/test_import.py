@@ -22,6 +22,7 @@ HEAVY = (
     "stable_baselines3",
     "torch",
     "transformers",
+    "tensorboard",
     "wandb",
 )
 

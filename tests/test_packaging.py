@@ -213,8 +213,10 @@ def test_core_dependencies_stay_light(settings: dict[str, Any]) -> None:
         "minari",
         "ray",
         "vllm",
+        "wandb",
+        "tensorboard",
     )
     assert [name for name in heavy if name in core] == []
     extras = set(settings["project"]["optional-dependencies"])
     live = {"live", "tasks", "embeddings", "minari", "ray", "vllm"}
-    assert extras == {"train", "pool", "plots", "fast", "baselines", "report", "all", "dev"} | live
+    assert extras == {"train", "pool", "plots", "fast", "baselines", "report", "track", "all", "dev"} | live

@@ -63,10 +63,6 @@ class Evaluate:
 
     def run(self) -> None:
         """Evaluate, print, write."""
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        from routegym.evaluation.report import arm_table, comparison_table
         from routegym.tracking.run import Run
 
         run = Run(self.run_folder)
@@ -86,6 +82,17 @@ class Evaluate:
                 spend_cap=self.spend_cap,
             )
             return
+        self.on_recording(run, recording, policies)
+
+    def on_recording(
+        self, run: Run, recording: Recording, policies: Mapping[int, Policy]
+    ) -> tuple[Comparison, dict[str, Any], dict[str, Mapping[int, Policy]]]:
+        """Evaluate on the recording, print, write; what `compare` returns, with the metrics between."""
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        from routegym.evaluation.report import arm_table, comparison_table
+
         algo = run.config.algo
         columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.description}"))
         with Progress(*columns, console=Console(stderr=True)) as bar:
@@ -94,7 +101,7 @@ class Evaluate:
             def tell(description: str) -> None:
                 bar.update(line, description=description, advance=1)
 
-            comparison, _ = compare(
+            comparison, found = compare(
                 run.config,
                 recording,
                 policies,
@@ -114,6 +121,7 @@ class Evaluate:
         console.print(arm_table(metrics, algo).rich(), comparison_table(metrics).rich(columns=5), sep="\n")
         drawn = draw(run.path, comparison, f"{run.config.env}, {self.split} split")
         console.print(f"run folder: {run.path}   (metrics.json, results.parquet{', frontier.png' if drawn else ''})")
+        return comparison, metrics, found
 
 
 def compare(

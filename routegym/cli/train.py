@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from routegym.graph.recording import Recording
     from routegym.policies.algorithm import Problem
     from routegym.tracking.run import Run
+    from routegym.tracking.tracking import Tracking
 
 __all__ = ["Train", "changes"]
 
@@ -33,6 +34,7 @@ class Train:
       routegym train                                         MaskablePPO on AgentSteps, 5 seeds
       routegym train --algo all_action --env routegym/Cascade-v0
       routegym train --algo grpo --seeds 2 --set learning_rate=0.001 network=attention
+      WANDB_MODE=offline routegym train --track wandb
       routegym train --live --pool pool.yaml --tasks tasks.jsonl --env routegym/Cascade-v0 --spend-cap 2
     """
 
@@ -59,6 +61,9 @@ class Train:
     default 0.002 to 8 for single calls, and else 0 to 0.2."""
     threads: int = 1
     """Threads of torch; more are slower for networks this small."""
+    track: Literal["none", "tensorboard", "wandb"] = "none"
+    """Show metrics elsewhere too, beside metrics.jsonl: TensorBoard's files in OUT/tensorboard, or a W&B run, which its
+    own WANDB_PROJECT, WANDB_ENTITY and WANDB_MODE=offline direct."""
     evaluate: bool = True
     """Compare with fixed rules and the oracle afterwards; for that a recording has to be complete."""
     live: bool = False
@@ -76,12 +81,14 @@ class Train:
         """Train, save, evaluate."""
         from rich.console import Console
 
-        from routegym.cli.evaluate import Evaluate
+        from routegym.cli.evaluate import Evaluate, open_run
         from routegym.cli.problem import DEFAULT_ENV, find_recording
         from routegym.errors import ConfigError
         from routegym.evaluation.comparison import check_comparable
         from routegym.policies.config import hyperparameters, tuned
-        from routegym.tracking.run import RunConfig, versions
+        from routegym.tracking.results import results_of
+        from routegym.tracking.run import RunConfig, git_commit, versions
+        from routegym.tracking.tracking import Tracking
 
         if self.seeds < 1 or self.seed < 0:
             raise ConfigError(f"seed = {self.seed}, seeds = {self.seeds}; expected seed >= 0 and seeds >= 1")
@@ -101,30 +108,34 @@ class Train:
                 from routegym.policies.networks import make_actor
 
                 make_actor(algorithm.network, algorithm.hidden, recording)
-            run.start(
-                RunConfig(
-                    env=env,
-                    algo=self.algo,
-                    hyperparameters={name: _plain(value) for name, value in hyperparameters(algorithm).items()},
-                    seeds=list(range(self.seed, self.seed + self.seeds)),
-                    budget_usd=self.budget_usd or "sampled",
-                    lambda_=problem.lambda_range,
-                    threads=self.threads,
-                    versions=versions(),
-                    machine=f"{platform.system()} {platform.machine()}",
-                    **origin,
-                )
+            config = RunConfig(
+                env=env,
+                algo=self.algo,
+                hyperparameters={name: _plain(value) for name, value in hyperparameters(algorithm).items()},
+                seeds=list(range(self.seed, self.seed + self.seeds)),
+                budget_usd=self.budget_usd or "sampled",
+                lambda_=problem.lambda_range,
+                threads=self.threads,
+                versions=versions(),
+                machine=f"{platform.system()} {platform.machine()}",
+                commit=git_commit(),
+                **origin,
             )
+            shown = recording if self.live else origin["recording"]
+            tracking = Tracking(run, shown, self.track, config.model_dump(mode="json"))
+            run.start(config)
             console = Console(stderr=True)
             console.print(
                 f"[bold]{self.algo}[/] on [bold]{env}[/], recording [bold]{recording.name}[/]: "
                 f"{recording.graph.n_tasks:,} tasks, {recording.graph.n_edges:,} recorded calls, "
                 f"arms {', '.join(arm.name for arm in recording.arms)}"
             )
-            _train_seeds(run, problem, algorithm, console)
-        if self.evaluate and not self.live:
-            Evaluate(run.path).run()
-        elif self.evaluate:
+            with tracking:
+                _train_seeds(run, problem, algorithm, tracking, console)
+                if self.evaluate and not self.live:
+                    comparison, metrics, policies = Evaluate(run.path).on_recording(run, *open_run(run))
+                    tracking.results(results_of(comparison, metrics, self.algo, policies))
+        if self.evaluate and self.live:
             print(f"next: routegym evaluate {run.path} --live --pool {self.pool}")
 
     def _recorded(self, source: str, recording: Recording) -> tuple[Run, Problem, dict[str, Any]]:
@@ -170,7 +181,7 @@ class Train:
         return run, stack.enter_context(problem), origin
 
 
-def _train_seeds(run: Run, problem: Problem, algorithm: Any, console: Any) -> None:
+def _train_seeds(run: Run, problem: Problem, algorithm: Any, tracking: Tracking, console: Any) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from routegym.policies.storage import load_policies, save_policies
@@ -196,7 +207,7 @@ def _train_seeds(run: Run, problem: Problem, algorithm: Any, console: Any) -> No
             line = bar.add_task(f"seed {seed}", total=total, status="")
 
             def report(metrics: Mapping[str, Any], line: Any = line) -> None:
-                run.append(metrics)
+                tracking.report(metrics)
                 status = "" if metrics.get("score") is None else f"score {metrics['score']:.3f}"
                 bar.update(line, completed=min(metrics["step"], total or metrics["step"]), status=status)
 
@@ -207,7 +218,6 @@ def _train_seeds(run: Run, problem: Problem, algorithm: Any, console: Any) -> No
             save_policies(run.path, problem.recording, done)
             training.clear()
             bar.update(line, completed=total, total=total)
-    run.tidy_metrics()
 
 
 def changes(pairs: tuple[str, ...]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from routegym.errors import RecordingError
 from routegym.graph.recording import Recording
 
-__all__ = ["load_recording", "shipped_recordings"]
+__all__ = ["load_recording", "recording_folder", "shipped_recordings"]
 
 _SHIPPED = Path(__file__).resolve().parents[1] / "data" / "recordings"
 
@@ -27,10 +27,17 @@ def load_recording(source: str | Path | Recording) -> Recording:
     Raises:
         RecordingError: there is none, or it is damaged.
     """
-    if isinstance(source, Recording):
-        return source
+    return source if isinstance(source, Recording) else _load(recording_folder(source))
+
+
+def recording_folder(source: str | Path) -> Path:
+    """Where the files of a recording are, that is shipped under this name or lies in this folder.
+
+    Raises:
+        RecordingError: there is no such folder.
+    """
     if isinstance(source, str) and (_SHIPPED / source / "meta.json").is_file():
-        return _load(_SHIPPED / source)
+        return _SHIPPED / source
     if not isinstance(source, (str, Path)):
         raise RecordingError(f"recording = {source!r}; expected a name, the path of a folder, or a Recording")
     path = Path(source)
@@ -39,7 +46,7 @@ def load_recording(source: str | Path | Recording) -> Recording:
         close = difflib.get_close_matches(str(source), names, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"shipped recordings: {', '.join(names) or 'none'}"
         raise RecordingError(f"recording {str(source)!r}: no folder of this path and no shipped recording; {hint}")
-    return _load(path.resolve())
+    return path.resolve()
 
 
 @lru_cache(maxsize=8)

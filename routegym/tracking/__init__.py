@@ -1,5 +1,6 @@
-"""Run folders and what a training run reports."""
+"""Run folders, what a run reports while it goes on, and the services that show it."""
 
-from routegym.tracking.run import Run, RunConfig, versions
+from routegym.tracking.run import Run, RunConfig, git_commit, versions
+from routegym.tracking.tracking import Service, Tracking
 
-__all__ = ["Run", "RunConfig", "versions"]
+__all__ = ["Run", "RunConfig", "Service", "Tracking", "git_commit", "versions"]

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from routegym.errors import RunError
 from routegym.policies.training import write_atomically
 
-__all__ = ["Run", "RunConfig", "versions"]
+__all__ = ["Run", "RunConfig", "git_commit", "versions"]
 
 _PACKAGES = ("routegym", "gymnasium", "numpy", "torch", "stable-baselines3", "sb3-contrib")
 
@@ -51,6 +52,8 @@ class RunConfig(BaseModel):
     """Threads of torch; another number gives other rounding and so other weights."""
     versions: dict[str, str]
     machine: str
+    commit: str | None = None
+    """Of the git repository that the command was given in, with ``-dirty`` where that had changes; None outside one."""
 
 
 class Run:
@@ -66,6 +69,7 @@ class Run:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.ours = False
+        self._known: set[tuple[Any, Any]] | None = None
 
     @property
     def started(self) -> bool:
@@ -82,7 +86,7 @@ class Run:
             former = self.config
             # Tasks that are the same may have moved.
             grows = {"content_hash", "tasks"} if config.pool else set()
-            ours, theirs = (c.model_dump(exclude={"versions", "machine"} | grows) for c in (config, former))
+            ours, theirs = (c.model_dump(exclude={"versions", "machine", "commit"} | grows) for c in (config, former))
             differ = [name for name in ours if ours[name] != theirs[name]]
             if differ:
                 tasks = f" (its tasks were {former.tasks}, as they were then)" if "tasks_sha256" in differ else ""
@@ -128,25 +132,47 @@ class Run:
                 f"{path}: field {field} = {str(first['input'])[:60]!r}: {first['msg']}; train again or correct it"
             ) from None
 
-    def append(self, metrics: Mapping[str, Any]) -> None:
-        """Add a line to ``metrics.jsonl``."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
-
-    def tidy_metrics(self) -> None:
-        """Keep the last line of each (seed, step): those that a resumed training wrote again stand there twice."""
+    def history(self) -> list[dict[str, Any]]:
+        """The records of ``metrics.jsonl``; a last line that an interruption cut off is left out."""
         path = self.path / "metrics.jsonl"
         if not path.is_file():
-            return
-        kept: dict[tuple[Any, Any], str] = {}
-        for line in path.read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
-            kept[record.get("seed"), record.get("step")] = line
-        write_atomically(path, "".join(f"{line}\n" for line in kept.values()).encode())
+            return []
+        records = []
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
+            if not line.endswith("\n"):
+                break
+            try:
+                records.append(json.loads(line))
+            except ValueError as error:
+                raise RunError(
+                    f"{path}: line {number} is not valid JSON ({error}); delete the line or the file"
+                ) from None
+        return records
+
+    def append(self, record: Mapping[str, Any]) -> bool:
+        """Add a line to ``metrics.jsonl``, and say whether that was done.
+
+        A training that goes on from a checkpoint reports again what came after it: a record with the ``seed`` and the
+        ``step`` of one that is there is left out.
+        """
+        if self._known is None:
+            kept = self.history()
+            write_atomically(self.path / "metrics.jsonl", "".join(f"{json.dumps(one)}\n" for one in kept).encode())
+            self._known = {_moment(one) for one in kept}
+        if _moment(record) in self._known:
+            return False
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(f"{json.dumps(record)}\n")
+        self._known.add(_moment(record))
+        return True
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file, all of it or nothing."""
         write_atomically(self.path / name, f"{json.dumps(content, indent=1)}\n".encode())
+
+
+def _moment(record: Mapping[str, Any]) -> tuple[Any, Any]:
+    return record.get("seed"), record.get("step")
 
 
 def versions() -> dict[str, str]:
@@ -158,3 +184,13 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def git_commit() -> str | None:
+    """Commit of the git repository around the working directory, with ``-dirty`` if changed; None without one."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None

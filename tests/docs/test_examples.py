@@ -36,12 +36,18 @@ def test_live_example(tmp_path: Path) -> None:
     assert "replaying them costs nothing" in shown
 
 
+def test_tracked_example(tmp_path: Path) -> None:
+    shown = run(str(ROOT / "docs/examples/tracked_sb3.py"), "6000", cwd=tmp_path)
+    assert re.search(r"step   6000: score 0\.\d+ at \$0\.\d+", shown)
+    assert list(tmp_path.glob("runs/tracked/tensorboard/seed-0/events*"))
+
+
 def test_a_router_of_ones_own_plays(tmp_path: Path) -> None:
     shown = run(str(ROOT / "docs/examples/my_router.py"), cwd=tmp_path)
     assert len(re.findall(r"budget \S+ USD: score 0\.\d+ at 0\.\d+ USD", shown)) == 11
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/routers.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/routers.md", "docs/tracking.md"])
 def test_python_blocks_run(page: str, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
     assert blocks
