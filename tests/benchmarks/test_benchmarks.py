@@ -53,6 +53,14 @@ def test_live_overhead() -> None:
         assert name in table
 
 
+def test_tracking_cost() -> None:
+    for package in ("stable_baselines3", "tensorboard", "wandb"):
+        pytest.importorskip(package)
+    table = run("tracking_cost.py")
+    rows = [line.split("│")[1].strip() for line in table.splitlines() if line.startswith("│")]
+    assert rows == ["none", "tensorboard", "wandb"]
+
+
 def test_scale() -> None:
     pytest.importorskip("torch")
     table = run("scale.py", "--table", "sizes")
