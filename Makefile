@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart results install test test-live slow minimal lint format check coverage clean
+.PHONY: help quickstart results install test test-live slow docs minimal lint format check coverage clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -40,6 +40,9 @@ test-live: $(VENV)/.installed-dev  ## serve two small language models with vLLM,
 
 slow: $(VENV)/.installed-dev  ## the tests that take minutes each
 	$(BIN)/python -m pytest -n 2 -m slow
+
+docs: $(VENV)/.installed-dev  ## the site, into site/: every link is checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -31,8 +30,8 @@ class Check:
       routegym pool check pool.yaml --arm smol/direct smol/vote5 --prompt "What is the capital of France?"
     """
 
-    pool: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[POOL.yaml]")] = None
-    """Pool file; the embedded pool by default."""
+    pool: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[POOL.yaml]")] = "embedded"
+    """Pool file; `embedded` is the pool of small arithmetic models."""
     arm: tuple[str, ...] = ()
     """Arms to ask; all by default."""
     prompt: str = "58+7"
@@ -44,11 +43,12 @@ class Check:
         from rich.markup import escape
         from rich.table import Table
 
+        from routegym.cli.connection import pool_file
         from routegym.pool.backend import Failure
         from routegym.pool.pool import load_pool
         from routegym.pool.prices import attempt_usd, call_usd
 
-        pool = load_pool(self.pool)
+        pool = load_pool(pool_file(self.pool))
         arms = [pool.arm(name) for name in self.arm] or list(pool.arms)
         console = Console()
         if not console.is_terminal:
