@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from routegym.errors import MissingExtraError, RunError
+from routegym.policies.training import write_atomically
 from routegym.tracking.results import PICTURE, scalars
 
 try:
@@ -61,7 +62,7 @@ class WeightsAndBiases:
                 f"W&B does not begin a run: {error}; log in with `wandb login`, or set WANDB_MODE=offline and run "
                 "`wandb sync` later"
             ) from None
-        identity.write_text(json.dumps({"id": self._run.id}) + "\n", encoding="utf-8")
+        write_atomically(identity, f"{json.dumps({'id': self._run.id})}\n".encode())
         for folder in former:
             shutil.rmtree(folder)
         self._seeds: set[Any] = set()
