@@ -36,6 +36,29 @@ def test_live_example(tmp_path: Path) -> None:
     assert "replaying them costs nothing" in shown
 
 
+def test_mo_gymnasium_example(tmp_path: Path) -> None:
+    pytest.importorskip("mo_gymnasium")
+    shown = run(str(ROOT / "docs/examples/mo_gymnasium_weights.py"), "2048", cwd=tmp_path)
+    costs = [float(cost) for cost in re.findall(r"cost (\d\.\d+) of the dearest", shown)]
+    assert len(costs) == 3
+    assert costs[0] > costs[2]  # nothing, and most, of the weight is on cost
+
+
+def test_torchrl_example_learns(tmp_path: Path) -> None:
+    pytest.importorskip("torchrl")
+    shown = run(str(ROOT / "docs/examples/torchrl_ppo.py"), "16384", cwd=tmp_path)
+    rewards = [float(reward) for reward in re.findall(r"mean reward (-?\d\.\d+)", shown)]
+    assert len(rewards) == 8
+    assert rewards[-1] > rewards[0] + 0.1
+
+
+def test_tianshou_example(tmp_path: Path) -> None:
+    pytest.importorskip("tianshou")
+    shown = run(str(ROOT / "docs/examples/tianshou_ppo.py"), "2", cwd=tmp_path)
+    (reward,) = re.findall(r"best mean reward on test tasks: (\d\.\d+)", shown)
+    assert float(reward) > 0.5
+
+
 def test_tracked_example(tmp_path: Path) -> None:
     shown = run(str(ROOT / "docs/examples/tracked_sb3.py"), "6000", cwd=tmp_path)
     assert re.search(r"step   6000: score 0\.\d+ at \$0\.\d+", shown)
