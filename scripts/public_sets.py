@@ -81,6 +81,7 @@ class Play:
     calls: int = 3
     """Attempts that an episode allows, where it allows several."""
     policies: tuple[str, ...] = _PLANNERS + _LEARNERS
+    """Routers; every one of the package if there are none."""
     steps: int | None = None
     """Environment steps of every learner that counts them; the tuned numbers by default."""
 
@@ -112,7 +113,7 @@ _PLAYS = (
         for name, made in _MADE_OF.items()
         for text, learners in (("tfidf", _LEARNERS), ("minilm", ("all_action",)))
     ),
-    Play("mint_k5", "cascade", arms=_MINT_ARMS, steps=300_000, **_MADE_OF["mint_k5"]),
+    Play("mint_k5", "cascade", policies=(), arms=_MINT_ARMS, steps=300_000, **_MADE_OF["mint_k5"]),
     Play("mint_k5", "cascade", arms=_MINT_ARMS, calls=5, steps=300_000, **_MADE_OF["mint_k5"]),
     Play("mint_k5", "attempts", arms=_MINT_ARMS, **_MADE_OF["mint_k5"]),
     Play("intercode_sql", "cascade", arms=_SQL_ARMS, steps=300_000, **_MADE_OF["intercode_sql"]),
@@ -179,7 +180,8 @@ class PublicSets:
             arguments += ["--folds", str(play.folds)]
         if play.steps:
             arguments += ["--steps", str(play.steps)]
-        arguments += ["--policies", *(self.policies or play.policies)]
+        if policies := self.policies or play.policies:
+            arguments += ["--policies", *policies]
         _run(arguments)
 
     def _import(self, play: Play, recording: Path) -> list[str]:
