@@ -212,7 +212,7 @@ class _Bandit:
                     "score": float(table.score.mean()),
                     "cost_usd": float(table.cost_usd.mean()),
                     "return": float((table.score - lambda_ * cost).mean()),
-                    "shares": (np.bincount(arms, minlength=n_arms) / self.batch).round(4).tolist(),
+                    "shares": (np.bincount(arms, minlength=len(recording.action_names)) / self.batch).round(4).tolist(),
                 }
             )
         return model

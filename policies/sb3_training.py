@@ -75,6 +75,7 @@ class MetricsCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._began, self._steps_before = time.monotonic(), self.num_timesteps
+        self._losses: dict[str, float] = {}
         self._forget()
 
     def _on_step(self) -> bool:
@@ -87,17 +88,21 @@ class MetricsCallback(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        if self.num_timesteps - self._reported < self._every:
-            return
+        for name, value in self.logger.name_to_value.items():
+            if name.startswith("train/"):  # DQN and others clear them between two records
+                self._losses[name.removeprefix("train/")] = float(value)
+        if self.num_timesteps - self._reported >= self._every:
+            self._tell()
+
+    def _on_training_end(self) -> None:
+        if self.num_timesteps > self._reported:
+            self._tell()
+
+    def _tell(self) -> None:
         ended = np.array(self._episodes).reshape(-1, 3)
         ended = ended[~np.isnan(ended[:, 0])]  # a live call that failed is no score
         score, cost, reward = ended.mean(axis=0).tolist() if len(ended) else (None, None, None)
         seconds = max(time.monotonic() - self._began, 1e-9)
-        losses = {
-            name.removeprefix("train/"): float(value)
-            for name, value in self.logger.name_to_value.items()
-            if name.startswith("train/")
-        }
         self._report(
             {
                 "step": self.num_timesteps,
@@ -108,7 +113,7 @@ class MetricsCallback(BaseCallback):
                 "cost_usd": cost,
                 "return": reward,
                 "shares": (self._calls / self._calls.sum()).round(4).tolist(),
-                **losses,
+                **self._losses,
             }
         )
         self._forget()

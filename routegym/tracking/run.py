@@ -162,7 +162,7 @@ class Run:
         if _moment(record) in self._known:
             return False
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(f"{json.dumps(record)}\n")
+            file.write(f"{json.dumps(record, allow_nan=False)}\n")
         self._known.add(_moment(record))
         return True
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
-from routegym.errors import ConfigError
+from routegym.errors import ConfigError, RunError
 from routegym.evaluation.collapse import largest_share, selection_entropy
 from routegym.graph.library import load_recording, recording_folder
 from routegym.graph.recording import Recording
@@ -57,7 +58,8 @@ class Tracking:
         ConfigError: there is no such service.
         MissingExtraError: its package is not installed.
         RecordingError: there is no such recording.
-        RunError: W&B does not let the run begin, such as without an API key.
+        RunError: W&B has no API key, or does not let the run begin; or, when it is entered, the folder holds a run with
+            another configuration.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Tracking:
 
     def __enter__(self) -> Tracking:
         self.run.path.mkdir(parents=True, exist_ok=True)
+        self._check_config()
         self._sink = None if self._open is None else self._open(self.run.path, self._config, self._folder)
         for record in self.run.history():
             self._pass_on(record)
@@ -90,10 +93,15 @@ class Tracking:
             self._sink.close(kind is not None)
 
     def report(self, metrics: Mapping[str, Any]) -> None:
-        """Take a record of a training: numbers by name, with its ``seed`` and ``step``.
+        """Take a record of a training: numbers by name, with its ``step`` and ``seed`` (0 where there is none).
+
+        One with the step and seed of a former one is left out: a training that goes on from a checkpoint repeats some.
 
         ``shares`` of all actions become ``share/ACTION`` each, with the ``selection_entropy`` and the ``largest_share``
         among arms; ``steps_per_second`` is added where it is missing.
+
+        Raises:
+            ConfigError: no ``step``, or not as many shares as there are actions.
         """
         record = self._named(metrics)
         if self.run.append(record):
@@ -110,18 +118,39 @@ class Tracking:
         self._records += 1
 
     def _named(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        record = {name: value for name, value in metrics.items() if name != "shares"}
-        seed, step, now = record.get("seed"), record.get("step", 0), time.monotonic()
+        record = {name: _plain(value) for name, value in metrics.items() if name != "shares"}
+        seed, step, now = record.setdefault("seed", 0), record.get("step"), time.monotonic()
+        if not isinstance(step, int):
+            raise ConfigError(f"step = {step!r} in a report; expected how many steps or updates were made so far")
         before = self._began.setdefault(seed, (now, step))
         if "steps_per_second" not in record and step > before[1]:
-            record["steps_per_second"] = round((step - before[1]) / (now - before[0]), 3)
+            record["steps_per_second"] = round((step - before[1]) / max(now - before[0], 1e-9), 3)
         if "shares" in metrics:
-            shares = dict(zip(self._recording.action_names, metrics["shares"], strict=True))
+            names = self._recording.action_names
+            if len(metrics["shares"]) != len(names):
+                raise ConfigError(f"{len(metrics['shares'])} shares in a report; expected one for each of {names}")
+            shares = dict(zip(names, map(_plain, metrics["shares"]), strict=True))
             arms = list(shares.values())[: len(self._recording.arms)]
-            record["selection_entropy"] = _finite(selection_entropy(arms))
-            record["largest_share"] = _finite(largest_share(arms))
+            record["selection_entropy"] = _plain(selection_entropy(arms))
+            record["largest_share"] = _plain(largest_share(arms))
             record |= {f"share/{action}": share for action, share in shares.items()}
         return record
+
+    def _check_config(self) -> None:
+        """Refuse a folder that was begun with another configuration, and keep this one, where no command did."""
+        path = self.run.path / "config.json"
+        if self.run.started:
+            return
+        if not path.is_file():
+            self.run.write_json(path.name, self._config)
+            return
+        former = json.loads(path.read_text(encoding="utf-8"))
+        differ = sorted(name for name in {*former, *self._config} if former.get(name) != self._config.get(name))
+        if differ:
+            raise RunError(
+                f"{self.run.path}: holds a run with another {', '.join(differ)}; a folder is one training: name "
+                "another, or delete that one"
+            )
 
 
 def _opener(service: Service) -> Callable[[Path, Mapping[str, Any], Path | None], Sink] | None:
@@ -134,11 +163,15 @@ def _opener(service: Service) -> Callable[[Path, Mapping[str, Any], Path | None]
 
             return TensorBoard
         case "wandb":
-            from routegym.tracking.weights_and_biases import WeightsAndBiases
+            from routegym.tracking.weights_and_biases import WeightsAndBiases, check_settings
 
+            check_settings()
             return WeightsAndBiases
     raise ConfigError(f"service = {service!r}; expected one of {', '.join(get_args(Service))}")
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _plain(value: Any) -> Any:
+    """A number as JSON has it: of Python's own types, and null where it is not finite."""
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

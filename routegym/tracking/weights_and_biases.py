@@ -23,8 +23,9 @@ except ImportError as error:
 if TYPE_CHECKING:
     from routegym.tracking.results import Results
 
-__all__ = ["WeightsAndBiases"]
+__all__ = ["WeightsAndBiases", "check_settings"]
 
+_REMEDY = "log in with `wandb login`, or set WANDB_MODE=offline and give the run to `wandb sync` later"
 _POLICY = ("policy.json", "policy.safetensors", "config.yaml")
 
 
@@ -39,12 +40,10 @@ class WeightsAndBiases:
     def __init__(self, run_folder: Path, config: Mapping[str, Any], recording: Path | None) -> None:
         self._run_folder, self._recording = run_folder, recording
         identity = run_folder / "wandb.json"
-        known = json.loads(identity.read_text(encoding="utf-8"))["id"] if identity.is_file() else None
-        former = list((run_folder / "wandb").glob(f"offline-run-*-{known}")) if known else []
         try:
             self._run = wandb.init(
                 dir=run_folder,
-                id=os.environ.get("WANDB_RUN_ID") or known,
+                id=os.environ.get("WANDB_RUN_ID") or _known(identity),
                 name=os.environ.get("WANDB_NAME") or run_folder.name,
                 project=os.environ.get("WANDB_PROJECT") or "routegym",
                 resume="allow",
@@ -57,14 +56,10 @@ class WeightsAndBiases:
                     x_transaction_log_flush_interval=1.0,
                 ),
             )
-        except wandb.Error as error:
-            raise RunError(
-                f"W&B does not begin a run: {error}; log in with `wandb login`, or set WANDB_MODE=offline and run "
-                "`wandb sync` later"
-            ) from None
-        write_atomically(identity, f"{json.dumps({'id': self._run.id})}\n".encode())
-        for folder in former:
-            shutil.rmtree(folder)
+        except (wandb.Error, ValueError) as error:
+            raise RunError(f"W&B does not begin a run: {error}; {_REMEDY}") from None
+        if self._run.settings.mode in ("online", "offline"):
+            write_atomically(identity, f"{json.dumps({'id': self._run.id})}\n".encode())
         self._seeds: set[Any] = set()
         self._next = 0
 
@@ -77,35 +72,65 @@ class WeightsAndBiases:
         self._next = number + 1
         if number >= self._run.step:
             values = {f"seed_{seed}/{name}": value for name, value in scalars(record)}
-            self._run.log({f"seed_{seed}/step": record.get("step"), **values}, step=number, commit=True)
+            self._run.log({f"seed_{seed}/step": record.get("step"), **values}, step=number)
 
     def results(self, results: Results) -> None:
-        """Scalars, tables and the picture; the recording and the policies as artifacts with their hashes."""
-        tables = {
-            name: wandb.Table(list(table.columns), [list(row) for row in table.rows])
-            for name, table in results.tables.items()
-        }
-        shown: dict[str, Any] = {**results.scalars, **tables}
+        """Scalars, tables and the picture, in the row of the last record; not again what the service has already."""
+        summary = dict(self._run.summary)
+        if all(summary.get(name) == value for name, value in results.scalars.items()):
+            return
+        shown: dict[str, Any] = dict(results.scalars)
+        for name, table in results.tables.items():
+            shown[name] = wandb.Table(list(table.columns), [list(row) for row in table.rows])
         if (self._run_folder / PICTURE).is_file():
             shown["frontier"] = wandb.Image(str(self._run_folder / PICTURE))
-        self._run.log(shown, step=max(self._next, self._run.step))
-        if self._recording is not None:
-            meta = json.loads((self._recording / "meta.json").read_text(encoding="utf-8"))
-            self._keep("recording", meta["name"], sorted(self._recording.iterdir()))
-        self._keep("policy", self._run_folder.name, [self._run_folder / name for name in _POLICY])
+        self._run.log(shown, step=max(self._next - 1, self._run.step))
+
+    def close(self, failed: bool) -> None:
+        """Keep recording and policies as artifacts, unless it failed, and send what is left."""
+        if not failed:
+            if self._recording is not None:
+                meta = json.loads((self._recording / "meta.json").read_text(encoding="utf-8"))
+                self._keep("recording", meta["name"], sorted(self._recording.iterdir()))
+            self._keep("policy", self._run_folder.name, [self._run_folder / name for name in _POLICY])
+        own = Path(self._run.dir).parent
+        offline, folders = self._run.settings.mode == "offline", f"offline-run-*-{self._run.id}*"
+        self._run.finish(exit_code=int(failed))
+        for former in (self._run_folder / "wandb").glob(folders) if offline else ():
+            if former.resolve() != own.resolve():  # all that was in it is in this one too
+                shutil.rmtree(former)
 
     def _keep(self, kind: str, name: str, files: Sequence[Path]) -> None:
         """Files as an artifact, with the sha256 of each."""
-        files = [path for path in files if path.is_file()]
+        files = [path.resolve() for path in files if path.is_file()]
         hashes = {path.name: _sha256(path) for path in files}
         artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"{kind}-{name}")[:128], kind, metadata={"sha256": hashes})
         for path in files:
             artifact.add_file(str(path), policy="immutable")
-        self._run.log_artifact(artifact)
+        if files:
+            self._run.log_artifact(artifact)
 
-    def close(self, failed: bool) -> None:
-        """Send what is left; the run counts as crashed if it failed."""
-        self._run.finish(exit_code=int(failed))
+
+def check_settings() -> None:
+    """Refuse what `wandb.init` would refuse once there is a run folder.
+
+    Raises:
+        RunError: W&B's settings are wrong, or there is no API key and the mode is not offline.
+    """
+    try:
+        settings = wandb.setup().settings
+    except (wandb.Error, ValueError) as error:
+        raise RunError(f"W&B's settings are wrong: {error}; correct the environment variables WANDB_...") from None
+    if settings.mode == "online" and not wandb.login(prompt=False, verify=False):
+        raise RunError(f"W&B has no API key; {_REMEDY}")
+
+
+def _known(identity: Path) -> str | None:
+    """The id that the run has had at W&B; None where there is none that can be read."""
+    try:
+        return str(json.loads(identity.read_text(encoding="utf-8"))["id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _sha256(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -63,6 +64,9 @@ def test_tracked_example(tmp_path: Path) -> None:
     shown = run(str(ROOT / "docs/examples/tracked_sb3.py"), "6000", cwd=tmp_path)
     assert re.search(r"step   6000: score 0\.\d+ at \$0\.\d+", shown)
     assert list(tmp_path.glob("runs/tracked/tensorboard/seed-0/events*"))
+    last = json.loads((tmp_path / "runs/tracked/metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 6000
+    assert last["loss"] > 0
 
 
 def test_a_router_of_ones_own_plays(tmp_path: Path) -> None:
