@@ -87,10 +87,12 @@ class MetricsCallback(BaseCallback):
             self._episodes.append((info["score"], info["cost_usd_total"], reward))
         return True
 
-    def _on_rollout_end(self) -> None:
+    def _on_rollout_start(self) -> None:
         for name, value in self.logger.name_to_value.items():
-            if name.startswith("train/"):  # DQN and others clear them between two records
+            if name.startswith("train/"):  # DQN and others clear them during a roll-out
                 self._losses[name.removeprefix("train/")] = float(value)
+
+    def _on_rollout_end(self) -> None:
         if self.num_timesteps - self._reported >= self._every:
             self._tell()
 
