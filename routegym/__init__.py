@@ -13,22 +13,27 @@ if TYPE_CHECKING:
     from routegym.core import RoutingEnv, RoutingVectorEnv
     from routegym.graph.library import load_recording
     from routegym.graph.recording import Recording
+    from routegym.serving import Router, load_router
 
 __version__ = "0.1.0"
 __all__ = [
     "ENV_IDS",
     "Recording",
+    "Router",
     "RoutingEnv",
     "RoutingVectorEnv",
     "__version__",
     "load_recording",
+    "load_router",
 ]
 
 _LAZY = {
     "Recording": "routegym.graph.recording",
+    "Router": "routegym.serving",
     "RoutingEnv": "routegym.core",
     "RoutingVectorEnv": "routegym.core",
     "load_recording": "routegym.graph.library",
+    "load_router": "routegym.serving",
 }
 
 register_envs()

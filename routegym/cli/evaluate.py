@@ -183,17 +183,9 @@ def open_run(run: Run, moved: str | None = None) -> tuple[Recording, Mapping[int
     Raises:
         RunError: the folder is damaged, or its recording is another one by now.
     """
-    from routegym.errors import RunError
-    from routegym.graph.library import load_recording
     from routegym.policies.storage import load_policies
 
-    config = run.config
-    recording = load_recording(moved or config.recording)
-    if recording.content_hash != config.content_hash:
-        raise RunError(
-            f"{run.path}: trained on a recording with content hash {config.content_hash[:12]}, and "
-            f"{moved or config.recording!r} has {recording.content_hash[:12]}; name the right one with --recording"
-        )
+    recording = run.recording(moved)
     return recording, load_policies(run.path, recording)
 
 

@@ -12,7 +12,7 @@ from routegym.pool.arms import Arm
 from routegym.pool.backend import Request, Response
 from routegym.tasks.taskset import TaskSet
 
-__all__ = ["STOP", "Situation", "Workflow"]
+__all__ = ["STOP", "Rules", "Situation", "Workflow"]
 
 #: The control that ends an episode with what there is, of a family whose environment says when a task is solved.
 STOP = "stop"
@@ -32,11 +32,12 @@ class Situation(Protocol):
         ...
 
     # A situation may have an attribute ``running``: index of the arm whose attempt goes on, -1 where none does; and an
-    # attribute ``last``: whether no other arm may take over from that attempt.
+    # attribute ``last``: whether no other arm may take over from that attempt; and an attribute ``used``: indices of
+    # the arms that may not be called.
 
 
-class Workflow(Protocol):
-    """Pure functions over batches of situations; all of them keep the order of their arguments.
+class Rules(Protocol):
+    """What deployment needs of a workflow: pure functions over batches, all of which keep the order of their arguments.
 
     Attributes:
         kind: name of the environment family, stored in recordings.
@@ -80,6 +81,10 @@ class Workflow(Protocol):
         """A readable text of each situation; equal situations of a task have equal texts and are one node."""
         ...
 
+
+class Workflow(Rules, Protocol):
+    """The rules, and the way back from a text, so that recordings can be made and grown."""
+
     def decode(self, tasks: TaskSet, indices: Sequence[int], steps: Sequence[int], texts: Sequence[str]) -> list[Any]:
-        """The inverse of `encode`, so that a recording can be grown further."""
+        """The inverse of `encode`."""
         ...

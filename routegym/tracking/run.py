@@ -9,13 +9,16 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from routegym.errors import RunError
 from routegym.policies.training import write_atomically
+
+if TYPE_CHECKING:
+    from routegym.graph.recording import Recording
 
 __all__ = ["Run", "RunConfig", "git_commit", "versions"]
 
@@ -131,6 +134,27 @@ class Run:
             raise RunError(
                 f"{path}: field {field} = {str(first['input'])[:60]!r}: {first['msg']}; train again or correct it"
             ) from None
+
+    def recording(self, moved: str | None = None) -> Recording:
+        """The recording that it was trained on.
+
+        Args:
+            moved: where that is, if not where the configuration says.
+
+        Raises:
+            RunError: it is another one by now.
+            RecordingError: it cannot be read.
+        """
+        from routegym.graph.library import load_recording
+
+        config = self.config
+        recording = load_recording(moved or config.recording)
+        if recording.content_hash != config.content_hash:
+            raise RunError(
+                f"{self.path}: trained on a recording with content hash {config.content_hash[:12]}, and "
+                f"{moved or config.recording!r} has {recording.content_hash[:12]}; name the right one with --recording"
+            )
+        return recording
 
     def history(self) -> list[dict[str, Any]]:
         """The records of ``metrics.jsonl``; a last line that an interruption cut off is left out."""

@@ -15,7 +15,7 @@ from routegym.graph.graph import OPEN, TERMINATED, edge_dtype
 from routegym.graph.pricing import edge_costs
 from routegym.graph.recording import Recording
 
-__all__ = ["KINDS", "AttemptTable", "Kind", "count_choices", "fill_graph", "signal_names"]
+__all__ = ["KINDS", "AttemptTable", "Kind", "count_choices", "fill_graph", "signal_names", "squashed"]
 
 Kind = Literal["single_call", "cascade", "attempts"]
 
@@ -79,6 +79,11 @@ def signal_names(kind: Kind, table: AttemptTable, arms: Sequence[str]) -> tuple[
         *(f"running_{arm}" for arm in arms),
         *tried,
     )
+
+
+def squashed(tokens: Ints) -> Floats:
+    """Numbers of tokens as signals in [0, 1)."""
+    return np.asarray(tokens / (tokens + _SQUASH))
 
 
 def fill_graph(recording: Recording, kind: Kind, table: AttemptTable, most: int) -> None:
@@ -326,7 +331,7 @@ class _Walk:
             tried[everyone[known], table.arm[self.offset[states.task[known]] + column[known]]] = True
         last = np.zeros((n, n_arms), dtype=bool)
         last[everyone[begun], table.arm[attempt[begun]]] = True
-        spent = np.where(begun[:, None], table.tokens[row] / (table.tokens[row] + _SQUASH), 0.0)
+        spent = np.where(begun[:, None], squashed(table.tokens[row]), 0.0)
         columns: list[npt.NDArray[Any]] = [spent] if table.tokens.any() else []
         share = ((states.used >= 0).sum(axis=1) + begun)[:, None] / self.asked
         if self.kind == "cascade":

@@ -1,0 +1,420 @@
+"""From a trained policy to decisions about tasks that no recording knows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from routegym.core.ledger import check_budget, check_lambda
+from routegym.core.observation import ObservationLayout, situation_features, write_observation
+from routegym.errors import ActionError, BudgetError, ConfigError, RunError
+from routegym.graph.graph import OPEN
+from routegym.graph.pricing import edge_records, failure_cost_usd, worst_case_usd
+from routegym.pool.arms import Arm
+from routegym.pool.backend import Failure, Request, Response
+from routegym.tasks.embeddings import Embedder, settings_of
+from routegym.tasks.taskset import TaskSet
+
+if TYPE_CHECKING:
+    from routegym.graph.recording import Recording
+    from routegym.graph.workflow import Rules
+    from routegym.policies.policy import Policy
+
+__all__ = ["Decision", "Route", "Router", "load_router", "rules_of"]
+
+_TEMPLATE_TOKENS = 256  # that a chat template may add to a prompt whose tokens nobody has counted
+_FORMS = ("flat", "text")  # of observation, that can be made without a graph
+
+Count = Callable[[Sequence[Request]], Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the policy saw and chose."""
+
+    action: int
+    """Index of the action."""
+    name: str
+    """Its name: an arm, or a control such as ``accept``."""
+    propensity: float
+    """Probability with which it was chosen."""
+    observation: npt.NDArray[np.float32]
+    """Flat observation, (width,)."""
+    legal: npt.NDArray[np.bool_]
+    """Which actions could be chosen, (n_actions,)."""
+    reserve_usd: npt.NDArray[np.float64]
+    """Worst case of each, (n_actions,); NaN = not legal under any budget."""
+    spent_usd: float
+    """What the route had cost before."""
+
+
+class Router:
+    """Decides which arm answers next, step by step, as the policy was trained to. Threads may share it.
+
+    Args:
+        recording: what the policy was trained on: gives arms, prices, scales and what a router sees of a prompt. Its
+            transitions are not looked at.
+        policy: see `routegym.policies.policy.Policy`; of those that see flat observations or texts.
+        workflow: of the recording's environment family; see `routegym.envs.workflow_of`.
+        count_prompt_tokens: most prompt tokens of requests, as the pool's backend counts them. By default one for each
+            byte and 256 for a chat template, which no tokenizer exceeds: safe, and more than is needed.
+        explore: share of the decisions that are drawn from all legal actions alike, so that what is logged can estimate
+            other policies.
+        seed: of that.
+
+    Raises:
+        ConfigError: the policy sees what cannot be shown here, or `explore` is not a share.
+        RunError: the text features of the recording cannot be made again for other prompts.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        policy: Policy,
+        workflow: Rules,
+        *,
+        count_prompt_tokens: Count | None = None,
+        explore: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self._form = str(getattr(policy, "observation", "flat"))
+        if self._form not in _FORMS:
+            raise ConfigError(
+                f"the policy sees observations of the form {self._form!r}; a router shows {' or '.join(_FORMS)}"
+            )
+        if not 0 <= explore <= 1:
+            raise ConfigError(f"explore = {explore}; expected a share in [0, 1]")
+        if tuple(workflow.node_signal_names) != recording.node_signal_names:
+            odd = sorted(set(workflow.node_signal_names) ^ set(recording.node_signal_names))[:4]
+            raise ConfigError(
+                f"{recording.name}: its situations have other signals than the workflow {workflow.kind!r} shows (they "
+                f"differ in {odd or 'their order'}); pass the workflow that it was recorded with"
+            )
+        self.layout = ObservationLayout.of(recording)
+        self.arms, self.controls = recording.arms, recording.controls
+        self.tells_success, self.cost_scale_usd = recording.tells_success, recording.cost_scale_usd
+        self.explore = explore
+        self._recording = _without_graph(recording)
+        self._policy, self._workflow = policy, workflow
+        self._embed = _embedder(recording)
+        self._count = count_prompt_tokens or _most_tokens
+        self._rng = np.random.default_rng(seed)
+        self._lock = threading.Lock()
+
+    def start(self, task: str, budget_usd: float | None = None, lambda_: float = 0.0) -> Route:
+        """Begin to route a task.
+
+        Args:
+            task: the prompt.
+            budget_usd: hard cap of what it may cost; None = none.
+            lambda_: price of cost, as in training: what a point of score is worth in units of the recording's cost
+                scale. 0 spends what the budget allows.
+
+        Raises:
+            BudgetError: the budget or the price cannot be used, or the budget pays for no arm.
+        """
+        budget = float(check_budget(np.inf if budget_usd is None else budget_usd))
+        return Route(self, task, budget, float(check_lambda(lambda_)))
+
+    def _worst_cases(self, tokens: Sequence[int]) -> npt.NDArray[np.float64]:
+        """Worst case in USD of each action, for prompts of so many tokens."""
+        recording = self._recording
+        worst = np.zeros(len(recording.action_names))
+        for row, (arm, number) in enumerate(zip(recording.arms, tokens, strict=True)):
+            worst[row] = worst_case_usd(recording.prices, arm, np.array([number], dtype=np.float64), recording.arms)[0]
+        return worst
+
+    def _decide(
+        self, observation: Any, state: Any, first: bool, legal: npt.NDArray[np.bool_]
+    ) -> tuple[int, float, Any]:
+        """Action, its propensity, and what the policy remembers."""
+        with self._lock:  # policies draw and remember: one at a time
+            chosen, state = self._policy.predict(observation, state, np.array([first]), True, legal[None])
+            action = best = int(chosen[0])
+            if self.explore and self._rng.random() < self.explore:
+                action = int(self._rng.choice(np.flatnonzero(legal)))
+        propensity = self.explore / int(legal.sum()) + (1.0 - self.explore if action == best else 0.0)
+        return action, propensity, state
+
+
+@dataclass(eq=False)
+class Route:
+    """One task on its way: ask `next`, call that arm with `request`, tell `observe`; until `next` is None.
+
+    Made by `Router.start`. One thread at a time.
+    """
+
+    router: Router
+    task: str
+    budget_usd: float
+    """Hard cap in USD; inf = none."""
+    lambda_: float
+    spent_usd: float = 0.0
+    """What its calls have cost."""
+    decisions: list[Decision] = field(default_factory=list)
+    """Every decision so far."""
+    costs_usd: list[float] = field(default_factory=list)
+    """What each decision that was carried out has cost."""
+    outcome: str = ""
+    """Why it is over: ``done`` (the policy or the workflow ended it, or the task is solved), ``budget`` (nothing more
+    can be paid) or ``failed`` (a call brought no answer); empty while it goes on."""
+
+    def __post_init__(self) -> None:
+        router = self.router
+        self._tasks = TaskSet(("task",), (self.task,), ("",), ("test",))
+        self._embedding = np.zeros((1, 0), np.float32) if router._embed is None else router._embed([self.task])
+        (self._state,) = router._workflow.start(self._tasks, [0])
+        self._seen = np.zeros((1, len(router._workflow.edge_signal_names)), np.float32)
+        self._memory: Any = None
+        self._decision: Decision | None = None
+        self._tokens: tuple[int, ...] = ()
+        self._look()
+        floor = float(np.nanmin(self._reserve[: len(router.arms)], initial=np.inf))
+        if floor > self.budget_usd:
+            raise BudgetError(
+                f"budget_usd = {self.budget_usd:.6g} is below the worst case of the cheapest arm; "
+                f"give at least {floor:.6g}"
+            )
+
+    @property
+    def remaining_usd(self) -> float:
+        """What may still be spent."""
+        return self.budget_usd - self.spent_usd
+
+    def next(self) -> str | None:
+        """Name of the arm to call now; None where the route is over. Asking again gives the same answer."""
+        router = self.router
+        if self._decision is not None:
+            return self._decision.name
+        if self.outcome:
+            return None
+        legal = self.spent_usd + self._reserve <= self.budget_usd
+        flat = np.empty((1, router.layout.width), dtype=np.float32)
+        write_observation(
+            flat,
+            self._features,
+            self._seen,
+            legal[None],
+            spent_usd=np.array([self.spent_usd]),
+            budget_usd=np.array([self.budget_usd]),
+            lambda_=np.array([self.lambda_]),
+            scale_usd=router.cost_scale_usd,
+        )
+        observation = {"flat": flat, "text": self._text()} if router._form == "text" else flat
+        action, propensity, self._memory = router._decide(observation, self._memory, not self.decisions, legal)
+        name = router.layout.action_names[action]
+        self._decision = Decision(action, name, propensity, flat[0], legal, self._reserve, self.spent_usd)
+        self.decisions.append(self._decision)
+        if action < len(router.arms):
+            return name
+        (self._state,) = router._workflow.advance([self._state], [name], [None])
+        self._settle(0.0)
+        self.outcome = "done"
+        return None
+
+    @property
+    def request(self) -> Request:
+        """What to ask of the arm that `next` has named: the prompt that the workflow gives it.
+
+        Raises:
+            ActionError: `next` has named none.
+        """
+        return self._requests([self.router.arms[self._asked().action]])[0]
+
+    def observe(self, response: Response, solved: bool | None = None, cost_usd: float | None = None) -> None:
+        """Tell what the arm that `next` has named answered.
+
+        Args:
+            response: the answer.
+            solved: whether the environment says that the task is solved, where it does say so
+                (`Router.tells_success`).
+            cost_usd: what the call was charged; by default its tokens at the recording's prices. Needed where those
+                price no tokens, because the data stated dollars.
+
+        Raises:
+            ActionError: `next` has named no arm.
+            BudgetError: `cost_usd` is no finite number >= 0.
+            ConfigError: `solved` is missing, or given where no environment tells it.
+        """
+        router, decision = self.router, self._asked()
+        if (solved is None) == router.tells_success:
+            raise ConfigError(
+                "solved is missing; this policy was trained where the environment says whether a task is solved: "
+                "observe(response, solved=...)"
+                if solved is None
+                else "solved is given; this policy was trained where nobody says whether a task is solved, leave it out"
+            )
+        records = edge_records(
+            router._recording, np.array([decision.action]), [response], router._workflow.response_signals
+        )
+        if cost_usd is None:
+            cost_usd = float(records["cost_usd"][0])
+        elif not (np.isfinite(cost_usd) and cost_usd >= 0):
+            raise BudgetError(f"cost_usd = {cost_usd}; expected a finite number >= 0 in USD")
+        self._settle(cost_usd)
+        if solved:
+            self.outcome = "done"
+            return
+        self._seen = records["signals"].reshape(1, -1)
+        (self._state,) = router._workflow.advance([self._state], [router.arms[decision.action]], [response])
+        status, _ = router._workflow.outcome([self._state], self._tasks)
+        if status[0] != OPEN:
+            self.outcome = "done"
+            return
+        self._look()
+        # as in the environment: where no arm can be paid any more, it is over, unless a control can be taken
+        if not (self.spent_usd + self._reserve <= self.budget_usd).any():
+            self.outcome = "budget"
+
+    def fail(self, failure: Failure) -> None:
+        """Tell that the arm brought no answer: the route is over, and charged for the attempts.
+
+        Raises:
+            ActionError: `next` has named no arm.
+        """
+        self._asked()
+        recording = self.router._recording
+        self._settle(failure_cost_usd(recording.prices, recording.arms, failure))
+        self.outcome = "failed"
+
+    def _asked(self) -> Decision:
+        if self._decision is None:
+            raise ActionError("nothing was decided; ask next() first, and observe one response for each arm it names")
+        return self._decision
+
+    def _settle(self, cost_usd: float) -> None:
+        self.spent_usd += cost_usd
+        self.costs_usd.append(cost_usd)
+        self._decision = None
+
+    def _requests(self, arms: Sequence[Arm]) -> list[Request]:
+        return self.router._workflow.requests([self._state] * len(arms), arms)
+
+    def _look(self) -> None:
+        """What can be seen of the situation, and what each action may cost in it."""
+        router, state = self.router, self._state
+        tokens = tuple(router._count(self._requests(router.arms)))
+        if tokens != self._tokens:  # most workflows ask the same again
+            self._tokens, self._worst = tokens, router._worst_cases(tokens)
+        self._reserve = self._worst.copy()
+        self._reserve[list(getattr(state, "used", ()))] = np.nan
+        if getattr(state, "last", False):  # nobody takes over from the attempt under way
+            others = np.arange(len(router.arms)) != state.running
+            self._reserve[: len(router.arms)][others] = np.nan
+        self._features = situation_features(
+            router._workflow.signals([state]),
+            self._embedding,
+            self._reserve[None],
+            np.array([state.step]),
+            router.cost_scale_usd,
+        )
+
+    def _text(self) -> npt.NDArray[np.object_]:
+        (own,) = self.router._workflow.encode([self._state])
+        return np.array([self.task if own == self.task else f"{self.task}\n{own}"], dtype=object)
+
+
+def load_router(
+    run: str | Path,
+    *,
+    recording: str | Path | None = None,
+    seed: int | None = None,
+    workflow: Rules | None = None,
+    count_prompt_tokens: Count | None = None,
+    explore: float = 0.0,
+) -> Router:
+    """The router of a run folder that `routegym train` wrote.
+
+    Args:
+        run: the folder.
+        recording: where the run's recording is, if it has moved.
+        seed: which of the trained policies; the first by default.
+        workflow: of a recording of an environment family of your own.
+        count_prompt_tokens, explore: see `Router`.
+
+    Raises:
+        RunError: the folder or its policy cannot be used, or has no such seed.
+        RecordingError: the recording cannot be read, or nobody knows its workflow.
+        ConfigError: see `Router`.
+    """
+    from routegym.policies.storage import load_policies
+    from routegym.tracking.run import Run
+
+    found = Run(run)
+    source = found.recording(None if recording is None else str(recording))
+    policies = load_policies(found.path, source)
+    chosen = min(policies) if seed is None else seed
+    if chosen not in policies:
+        raise RunError(f"{found.path}: no policy of seed {chosen}; it has {', '.join(map(str, sorted(policies)))}")
+    return Router(
+        source,
+        policies[chosen],
+        workflow or rules_of(source),
+        count_prompt_tokens=count_prompt_tokens,
+        explore=explore,
+        seed=chosen,
+    )
+
+
+def rules_of(recording: Recording) -> Rules:
+    """The rules of a recording's situations: of its environment family, or of imported data.
+
+    Raises:
+        RecordingError, ConfigError: nobody knows them.
+    """
+    if "imported" in recording.provenance:
+        from routegym.graph.imports.workflow import ImportedWorkflow
+
+        return ImportedWorkflow(recording)
+    from routegym.envs import workflow_of
+
+    made: Rules = workflow_of(recording.kind, [arm.name for arm in recording.arms], recording.tasks)
+    return made
+
+
+def _without_graph(recording: Recording) -> Recording:
+    """Arms, prices and scales alone, so that the transitions need not stay in memory."""
+    from routegym.graph.recording import Recording
+
+    return Recording.empty(
+        name=recording.name,
+        kind=recording.kind,
+        arms=recording.arms,
+        controls=recording.controls,
+        prices=recording.prices,
+        tasks=TaskSet((), (), (), ()),
+        node_signal_names=recording.node_signal_names,
+        edge_signal_names=recording.edge_signal_names,
+    )
+
+
+def _embedder(recording: Recording) -> Embedder | None:
+    """What embeds further prompts as the recording's were; None where they are not embedded."""
+    tasks = recording.tasks
+    if not tasks.embedding.shape[1]:
+        return None
+    made = settings_of(tasks.embedder)
+    remedy = "embed the tasks with tfidf, hashing or minilm, and train again"
+    problem = f"{recording.name}: its prompts were embedded by {tasks.embedder!r}"
+    if made is None:
+        raise RunError(f"{problem}, which is not known here; {remedy}")
+    train = tasks.in_split("train")
+    embedder = Embedder([tasks.prompts[row] for row in train.tolist()], *made)
+    some = train[:64]
+    again = embedder([tasks.prompts[row] for row in some.tolist()])
+    if not np.allclose(again, tasks.embedding[some], atol=1e-3):
+        raise RunError(
+            f"{problem}, and what is installed here gives other numbers ({embedder.description}), or it is a part of "
+            f"the recording that was embedded; {remedy}"
+        )
+    return embedder
+
+
+def _most_tokens(requests: Sequence[Request]) -> list[int]:
+    return [len(request.prompt.encode("utf-8", "surrogatepass")) + _TEMPLATE_TOKENS for request in requests]
