@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
-from tests.helpers import KINDS, SimulatedPool, legal_actions, same, start, tasks_of, workflow_of
 
 import routegym
 from routegym.core import RoutingEnv
@@ -22,6 +21,7 @@ from routegym.graph.imports import RoutingData, to_recording
 from routegym.pool.backend import Attempt, Failure, Request, Response
 from routegym.serving import Router
 from routegym.serving.router import rules_of
+from tests.helpers import KINDS, SimulatedPool, legal_actions, same, tasks_of, workflow_of
 
 
 class Watched:
