@@ -11,6 +11,7 @@ _EXTRAS = {
     "pool": ("torch", "transformers"),
     "plots": ("matplotlib",),
     "report": ("plotly", "jinja2"),
+    "serve": ("starlette", "uvicorn", "prometheus_client"),
     "fast": ("numba",),
     "baselines": ("sklearn", "skops"),
     "live": ("httpcore", "certifi", "tenacity", "aiolimiter", "genai_prices"),

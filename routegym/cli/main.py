@@ -19,6 +19,7 @@ from routegym.cli.pool import Pool
 from routegym.cli.record import Record
 from routegym.cli.recording import Recording
 from routegym.cli.report import Report
+from routegym.cli.serve import Serve
 from routegym.cli.tasks import Tasks
 from routegym.cli.train import Train
 from routegym.errors import RoutegymError
@@ -34,6 +35,7 @@ examples:
   routegym bench                                  every router beside each other, 5 seeds (takes a while)
   routegym report runs/agent_steps                the results as one HTML page
   routegym enjoy runs/agent_steps --budget-usd 0.001
+  routegym serve runs/mine --pool pool.yaml       answer OpenAI-compatible requests with what a policy chooses
   routegym pool check pool.yaml                   whether the models of a pool answer, and at what price
   routegym record --pool pool.yaml --tasks tasks.jsonl --spend-cap 5 --out recordings/mine
   routegym import table results.csv -o recordings/theirs     somebody else's results as a recording
@@ -70,7 +72,21 @@ def _commands(given: list[str]) -> Any:
     """The union of all commands; where none is given, the first line of what each says of itself is enough."""
     brief = not given or given[0].startswith("-")
     found: list[Any] = []
-    for command in (Train, Evaluate, Bench, Report, Enjoy, Record, Recording, Import, Export, Tasks, Pool, Doctor):
+    for command in (
+        Train,
+        Evaluate,
+        Bench,
+        Report,
+        Enjoy,
+        Record,
+        Recording,
+        Import,
+        Export,
+        Serve,
+        Tasks,
+        Pool,
+        Doctor,
+    ):
         text = str(command.__doc__).partition("\n\n")[0].strip()
         if command is Import and given[:1] == ["import"]:
             text = import_help()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from routegym.tracking.run import Run
     from routegym.tracking.tracking import Tracking
 
-__all__ = ["Train", "changes"]
+__all__ = ["Train", "changes", "set_threads"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Train:
             env, source, found = find_recording(self.env, self.recording)
         sys.path.insert(0, os.getcwd())  # a module of one's own beside the command
         algorithm: Any = tuned(self.algo, env, {"steps": self.steps, **changes(self.set)})
-        _threads(self.threads)
+        set_threads(self.threads)
         with ExitStack() as stack:
             run, problem, origin = self._live(env, stack) if self.live else self._recorded(source, found)
             recording = problem.recording
@@ -238,7 +238,12 @@ def changes(pairs: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-def _threads(number: int) -> None:
+def set_threads(number: int) -> None:
+    """Let torch use so many threads.
+
+    Raises:
+        MissingExtraError: there is no torch.
+    """
     from routegym.errors import MissingExtraError
 
     try:

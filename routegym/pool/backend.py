@@ -44,6 +44,8 @@ class Request:
     arm: Arm
     prompt: str
     seed: int = 0
+    history: tuple[tuple[str, str], ...] = ()
+    """What was said before the prompt: (role, content) pairs; a system message among them replaces the tier's."""
 
 
 @dataclass(frozen=True)

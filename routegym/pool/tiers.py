@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from routegym.errors import PoolError
 from routegym.pool.arms import Arm
 from routegym.pool.backend import Attempt, Call, Completion, Request, Response, Tokens
 
@@ -46,15 +47,25 @@ class Tier:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def to_call(self, request: Request) -> Call:
-        """What is sent for a request of this tier's arm."""
+        """What is sent for a request of this tier's arm.
+
+        Raises:
+            PoolError: the request has a history, and the tier asks for plain completions.
+        """
         before, after = self._around
         text = f"{before}{request.prompt}{after}"
+        history = request.history
         if self.api == "completions":
+            if history:
+                raise PoolError(
+                    f"arm {self.arm.name}: api = 'completions' takes no conversation; ask it one prompt, or use a tier "
+                    "with api = 'chat'"
+                )
             messages: tuple[tuple[str, str], ...] = (("prompt", text),)
-        elif self.system is None:
-            messages = (("user", text),)
+        elif self.system is None or any(role == "system" for role, _ in history):
+            messages = (*history, ("user", text))
         else:
-            messages = (("system", self.system), ("user", text))
+            messages = (("system", self.system), *history, ("user", text))
         return Call(
             arm=request.arm,
             engine=self.engine,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +13,16 @@ import numpy.typing as npt
 
 from routegym.core.ledger import check_budget, check_lambda
 from routegym.core.observation import ObservationLayout, situation_features, write_observation
-from routegym.errors import ActionError, BudgetError, ConfigError, RunError
+from routegym.errors import ActionError, BudgetError, ConfigError, PoolError, RunError
 from routegym.graph.graph import OPEN
 from routegym.graph.pricing import edge_records, failure_cost_usd, worst_case_usd
-from routegym.pool.arms import Arm
+from routegym.pool.arms import Arm, PriceTable
 from routegym.pool.backend import Failure, Request, Response
 from routegym.tasks.embeddings import Embedder, settings_of
 from routegym.tasks.taskset import TaskSet
 
 if TYPE_CHECKING:
+    from routegym.graph.growth import PoolLike
     from routegym.graph.recording import Recording
     from routegym.graph.workflow import Rules
     from routegym.policies.policy import Policy
@@ -62,14 +63,16 @@ class Router:
             transitions are not looked at.
         policy: see `routegym.policies.policy.Policy`; of those that see flat observations or texts.
         workflow: of the recording's environment family; see `routegym.envs.workflow_of`.
-        count_prompt_tokens: most prompt tokens of requests, as the pool's backend counts them. By default one for each
-            byte and 256 for a chat template, which no tokenizer exceeds: safe, and more than is needed.
+        pool: who answers now, and at what price; an arm of the recording is the pool's arm of that name, or the only
+            one of the model of that name. By default arms and prices are as they were recorded, and a prompt counts a
+            token for each byte and 256 for a chat template, which no tokenizer exceeds: safe, and more than is needed.
         explore: share of the decisions that are drawn from all legal actions alike, so that what is logged can estimate
             other policies.
         seed: of that.
 
     Raises:
         ConfigError: the policy sees what cannot be shown here, or `explore` is not a share.
+        PoolError: the pool lacks an arm or a price.
         RunError: the text features of the recording cannot be made again for other prompts.
     """
 
@@ -79,7 +82,7 @@ class Router:
         policy: Policy,
         workflow: Rules,
         *,
-        count_prompt_tokens: Count | None = None,
+        pool: PoolLike | None = None,
         explore: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -98,16 +101,24 @@ class Router:
             )
         self.layout = ObservationLayout.of(recording)
         self.arms, self.controls = recording.arms, recording.controls
-        self.tells_success, self.cost_scale_usd = recording.tells_success, recording.cost_scale_usd
+        self.kind, self.tells_success = recording.kind, recording.tells_success
+        self.cost_scale_usd = recording.cost_scale_usd
         self.explore = explore
-        self._recording = _without_graph(recording)
+        self.asked = recording.arms if pool is None else _served(recording, pool)
+        self._recording = _without_graph(recording, self.asked, recording.prices if pool is None else pool.prices)
         self._policy, self._workflow = policy, workflow
         self._embed = _embedder(recording)
-        self._count = count_prompt_tokens or _most_tokens
+        self._count: Count = _most_tokens if pool is None else pool.backend.count_prompt_tokens
         self._rng = np.random.default_rng(seed)
         self._lock = threading.Lock()
 
-    def start(self, task: str, budget_usd: float | None = None, lambda_: float = 0.0) -> Route:
+    def start(
+        self,
+        task: str,
+        budget_usd: float | None = None,
+        lambda_: float = 0.0,
+        history: tuple[tuple[str, str], ...] = (),
+    ) -> Route:
         """Begin to route a task.
 
         Args:
@@ -115,17 +126,19 @@ class Router:
             budget_usd: hard cap of what it may cost; None = none.
             lambda_: price of cost, as in training: what a point of score is worth in units of the recording's cost
                 scale. 0 spends what the budget allows.
+            history: what was said before the task, as (role, content) pairs: it is sent to the arms and paid for; the
+                policy does not see it.
 
         Raises:
             BudgetError: the budget or the price cannot be used, or the budget pays for no arm.
         """
         budget = float(check_budget(np.inf if budget_usd is None else budget_usd))
-        return Route(self, task, budget, float(check_lambda(lambda_)))
+        return Route(self, task, budget, float(check_lambda(lambda_)), history)
 
     def _worst_cases(self, tokens: Sequence[int]) -> npt.NDArray[np.float64]:
         """Worst case in USD of each action, for prompts of so many tokens."""
         recording = self._recording
-        worst = np.zeros(len(recording.action_names))
+        worst = np.zeros(len(self.layout.action_names))
         for row, (arm, number) in enumerate(zip(recording.arms, tokens, strict=True)):
             worst[row] = worst_case_usd(recording.prices, arm, np.array([number], dtype=np.float64), recording.arms)[0]
         return worst
@@ -155,6 +168,7 @@ class Route:
     budget_usd: float
     """Hard cap in USD; inf = none."""
     lambda_: float
+    history: tuple[tuple[str, str], ...] = ()
     spent_usd: float = 0.0
     """What its calls have cost."""
     decisions: list[Decision] = field(default_factory=list)
@@ -225,7 +239,8 @@ class Route:
         Raises:
             ActionError: `next` has named none.
         """
-        return self._requests([self.router.arms[self._asked().action]])[0]
+        action = self._asked().action
+        return self._requests(slice(action, action + 1))[0]
 
     def observe(self, response: Response, solved: bool | None = None, cost_usd: float | None = None) -> None:
         """Tell what the arm that `next` has named answered.
@@ -293,13 +308,16 @@ class Route:
         self.costs_usd.append(cost_usd)
         self._decision = None
 
-    def _requests(self, arms: Sequence[Arm]) -> list[Request]:
-        return self.router._workflow.requests([self._state] * len(arms), arms)
+    def _requests(self, which: slice) -> list[Request]:
+        """What each of these arms is asked, as it is asked now."""
+        arms, asked = self.router.arms[which], self.router.asked[which]
+        requests = self.router._workflow.requests([self._state] * len(arms), arms)
+        return [replace(request, arm=arm, history=self.history) for request, arm in zip(requests, asked, strict=True)]
 
     def _look(self) -> None:
         """What can be seen of the situation, and what each action may cost in it."""
         router, state = self.router, self._state
-        tokens = tuple(router._count(self._requests(router.arms)))
+        tokens = tuple(router._count(self._requests(slice(None))))
         if tokens != self._tokens:  # most workflows ask the same again
             self._tokens, self._worst = tokens, router._worst_cases(tokens)
         self._reserve = self._worst.copy()
@@ -326,7 +344,7 @@ def load_router(
     recording: str | Path | None = None,
     seed: int | None = None,
     workflow: Rules | None = None,
-    count_prompt_tokens: Count | None = None,
+    pool: PoolLike | None = None,
     explore: float = 0.0,
 ) -> Router:
     """The router of a run folder that `routegym train` wrote.
@@ -336,12 +354,12 @@ def load_router(
         recording: where the run's recording is, if it has moved.
         seed: which of the trained policies; the first by default.
         workflow: of a recording of an environment family of your own.
-        count_prompt_tokens, explore: see `Router`.
+        pool, explore: see `Router`.
 
     Raises:
         RunError: the folder or its policy cannot be used, or has no such seed.
         RecordingError: the recording cannot be read, or nobody knows its workflow.
-        ConfigError: see `Router`.
+        ConfigError, PoolError: see `Router`.
     """
     from routegym.policies.storage import load_policies
     from routegym.tracking.run import Run
@@ -356,7 +374,7 @@ def load_router(
         source,
         policies[chosen],
         workflow or rules_of(source),
-        count_prompt_tokens=count_prompt_tokens,
+        pool=pool,
         explore=explore,
         seed=chosen,
     )
@@ -378,16 +396,31 @@ def rules_of(recording: Recording) -> Rules:
     return made
 
 
-def _without_graph(recording: Recording) -> Recording:
-    """Arms, prices and scales alone, so that the transitions need not stay in memory."""
+def _served(recording: Recording, pool: PoolLike) -> tuple[Arm, ...]:
+    """The pool's arms that a recording's arms are."""
+    found = []
+    for name in (arm.name for arm in recording.arms):
+        mine = [arm for arm in pool.arms if arm.name == name] or [arm for arm in pool.arms if arm.model == name]
+        if len(mine) != 1:
+            raise PoolError(
+                f"the policy chooses among {', '.join(arm.name for arm in recording.arms)}, and the pool has "
+                f"{'several arms' if mine else 'no arm'} for {name!r}, but {', '.join(arm.name for arm in pool.arms)}; "
+                "name its models as the policy knows them (served_as says what an endpoint calls them)"
+            )
+        found.append(mine[0])
+    return tuple(found)
+
+
+def _without_graph(recording: Recording, arms: tuple[Arm, ...], prices: PriceTable) -> Recording:
+    """What calls of these arms are charged by; transitions and tasks need not stay in memory."""
     from routegym.graph.recording import Recording
 
     return Recording.empty(
         name=recording.name,
         kind=recording.kind,
-        arms=recording.arms,
+        arms=arms,
         controls=recording.controls,
-        prices=recording.prices,
+        prices=prices,
         tasks=TaskSet((), (), (), ()),
         node_signal_names=recording.node_signal_names,
         edge_signal_names=recording.edge_signal_names,
@@ -417,4 +450,9 @@ def _embedder(recording: Recording) -> Embedder | None:
 
 
 def _most_tokens(requests: Sequence[Request]) -> list[int]:
-    return [len(request.prompt.encode("utf-8", "surrogatepass")) + _TEMPLATE_TOKENS for request in requests]
+    return [_most_tokens_of(request) for request in requests]
+
+
+def _most_tokens_of(request: Request) -> int:
+    said = [(request.prompt,), *request.history]
+    return _TEMPLATE_TOKENS + sum(len(text.encode("utf-8", "surrogatepass")) for part in said for text in part)

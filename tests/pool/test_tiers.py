@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from routegym.errors import PoolError
 from routegym.pool import Arm, Attempt, Completion, Request
 from routegym.pool.tiers import Tier
 
@@ -44,6 +46,17 @@ def test_messages_follow_the_api() -> None:
     request = Request(ARM, "q")
     assert tier(system="s").to_call(request).messages == (("system", "s"), ("user", "q"))
     assert tier(api="completions").to_call(request).messages == (("prompt", "q"),)
+    said = replace(request, history=(("user", "a"), ("assistant", "b")))
+    assert tier(system="s").to_call(said).messages == (
+        ("system", "s"),
+        ("user", "a"),
+        ("assistant", "b"),
+        ("user", "q"),
+    )
+    told = replace(request, history=(("system", "mine"),))
+    assert tier(system="s").to_call(told).messages == (("system", "mine"), ("user", "q"))
+    with pytest.raises(PoolError, match="takes no conversation"):
+        tier(api="completions").to_call(said)
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def live(kind: str, embedding: str | None = None) -> tuple[Recording, Expander, 
 def test_a_route_shows_the_policy_what_the_environment_shows_it(kind: str, form: str) -> None:
     recording, expander, answers = live(kind, "hashing")
     policy = Watched(form)
-    router = Router(recording, policy, expander.workflow, count_prompt_tokens=answers.count_prompt_tokens)
+    router = Router(recording, policy, expander.workflow, pool=expander.pool)
     low, high = recording.budget_range_usd
     env = RoutingEnv(recording, expander=expander, observation=form, split="all")
     ended = set()
@@ -189,8 +189,8 @@ def test_a_call_may_be_charged_what_its_bill_says(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    recording, expander, answers = live("cascade")
-    router = Router(recording, Watched(), expander.workflow, count_prompt_tokens=answers.count_prompt_tokens)
+    recording, expander, _ = live("cascade")
+    router = Router(recording, Watched(), expander.workflow, pool=expander.pool)
     with pytest.raises(BudgetError, match="cheapest arm; give at least"):
         router.start("58+7", 1e-12)
     for budget in (0.0, -1.0, float("nan"), "much"):
@@ -273,7 +273,7 @@ def test_exploring_is_logged_with_its_probability() -> None:
 
 def test_threads_share_a_router() -> None:
     """Each route is its own, whatever the others do at the same time."""
-    recording, expander, answers = live("cascade")
+    recording, expander, _ = live("cascade")
 
     def play(router: Router, number: int) -> tuple[list[int], float]:
         pool = SimulatedPool()
@@ -287,7 +287,7 @@ def test_threads_share_a_router() -> None:
         def predict(self, observation: Any, *args: Any, **kwargs: Any) -> Any:
             return np.array([int(1e4 * observation.sum()) % 4]), None
 
-    router = Router(recording, Deterministic(), expander.workflow, count_prompt_tokens=answers.count_prompt_tokens)
+    router = Router(recording, Deterministic(), expander.workflow, pool=expander.pool)
     alone = [play(router, number) for number in range(200)]
     with ThreadPoolExecutor(16) as threads:
         assert list(threads.map(lambda number: play(router, number), range(200))) == alone
