@@ -53,6 +53,22 @@ def test_live_overhead() -> None:
         assert name in table
 
 
+def test_decision_latency() -> None:
+    pytest.importorskip("sb3_contrib")
+    pytest.importorskip("sklearn")
+    table = run("decision_latency.py")
+    rows = [line.split("│")[1].strip() for line in table.splitlines() if line.startswith("│")]
+    assert rows[-2:] == ["all_action", "maskable_ppo"]
+    assert len(rows) == 8
+
+
+def test_serve_load() -> None:
+    for package in ("uvicorn", "starlette", "prometheus_client", "httpx", "torch"):
+        pytest.importorskip(package)
+    table = run("serve_load.py")
+    assert table.count("through the router") == 3
+
+
 def test_tracking_cost() -> None:
     for package in ("stable_baselines3", "tensorboard", "wandb"):
         pytest.importorskip(package)
