@@ -82,6 +82,30 @@ def test_python_blocks_run(page: str, tmp_path: Path) -> None:
         run("-c", block, cwd=tmp_path)
 
 
+def test_the_serving_page_routes_and_reads_its_log(tmp_path: Path) -> None:
+    """With the run that it trains, less of it, and a log of three scored routes."""
+    for module in ("torch", "transformers", "prometheus_client"):
+        pytest.importorskip(module)
+    from routegym import load_router
+    from routegym.pool import load_pool
+    from routegym.serving.route_log import RouteLog
+    from routegym.serving.service import Ask, Service
+
+    page = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"routegym (train .* --out runs/mine)", page)
+    run("-m", "routegym", *command.split(), "--set", "updates=2", "--seeds", "1", "--no-evaluate", cwd=tmp_path)
+    routes, reading = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert re.fullmatch(r"\S* ?\d\.?\S* done\n", run("-c", routes, cwd=tmp_path))
+    pool, folder = load_pool(), tmp_path / "runs" / "mine"
+    with RouteLog(folder / "routes.jsonl") as log:
+        service = Service(load_router(folder, pool=pool), pool, folder / "serve.spend", log=log)
+        for prompt in ("58*7", "12*3", "99*9"):
+            log.score(service.answer(Ask(prompt)).id, 1.0)
+        service.answer(Ask("11+3"))
+    pool.backend.close()
+    assert run("-c", reading, cwd=tmp_path) == "3 scored routes; 1 without a score\n"
+
+
 def test_links_in_the_pages_lead_somewhere() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
