@@ -387,9 +387,9 @@ def rules_of(recording: Recording) -> Rules:
         RecordingError, ConfigError: nobody knows them.
     """
     if "imported" in recording.provenance:
-        from routegym.graph.imports.workflow import ImportedWorkflow
+        from routegym.graph.imports.workflow import imported_workflow
 
-        return ImportedWorkflow(recording)
+        return imported_workflow(recording)
     from routegym.envs import workflow_of
 
     made: Rules = workflow_of(recording.kind, [arm.name for arm in recording.arms], recording.tasks)

@@ -15,9 +15,10 @@ import pytest
 
 import routegym
 from routegym.core import RoutingEnv
-from routegym.errors import ActionError, BudgetError, ConfigError, RecordingError, RunError, ServerFailedError
+from routegym.errors import ActionError, BudgetError, ConfigError, RunError, ServerFailedError
 from routegym.graph import Expander, Recording, start_recording
 from routegym.graph.imports import RoutingData, to_recording
+from routegym.graph.imports.workflow import Turn
 from routegym.pool.backend import Attempt, Failure, Request, Response
 from routegym.serving import Router
 from routegym.serving.router import rules_of
@@ -173,6 +174,88 @@ def test_a_route_on_imported_data_shows_what_the_environment_shows(
             assert route.spent_usd == pytest.approx(info["cost_usd_total"])
 
 
+def watched(verdict: bool, feedback: bool, rewards: bool) -> RoutingData:
+    """Attempts of one to three turns, of three arms."""
+    rng = np.random.default_rng(1)
+    pairs = [(q, a) for q in range(30) for a in range(3)]
+    turns = [(q, a, t) for q, a in pairs for t in range(int(rng.integers(1, 4)))]
+    score = {pair: float(rng.random() < 0.4) for pair in pairs}
+    responses = {
+        "query": [f"q{q}" for q, _ in pairs],
+        "arm": [f"arm{a}" for _, a in pairs],
+        "score": [score[pair] for pair in pairs],
+        "cost_usd": [0.001 * (a + 1) * sum(t[:2] == (q, a) for t in turns) for q, a in pairs],
+    }
+    steps: dict[str, Any] = {
+        "query": [f"q{q}" for q, _, _ in turns],
+        "arm": [f"arm{a}" for _, a, _ in turns],
+        "turn": [t for _, _, t in turns],
+        "cost_usd": [0.001 * (a + 1) for _, a, _ in turns],
+        "prompt_tokens": rng.integers(10, 3000, len(turns)).tolist(),
+        "completion_tokens": rng.integers(1, 300, len(turns)).tolist(),
+    }
+    steps["feedback"] = rng.choice(["ok", "error"], len(turns)).tolist() if feedback else ["none"] * len(turns)
+    if rewards:
+        steps["reward"] = rng.random(len(turns)).round(3).tolist()
+    queries = {"query": [f"q{q}" for q in range(30)], "prompt": [f"what is {q} plus {q * q}?" for q in range(30)]}
+    return RoutingData("turns", pa.table(responses), pa.table(queries), turns=pa.table(steps), verdict=verdict)
+
+
+@pytest.mark.parametrize("form", ["flat", "text"])
+@pytest.mark.parametrize(
+    ("verdict", "feedback", "rewards"), [(True, True, True), (True, True, False), (False, False, True)]
+)
+def test_turns_of_imported_attempts_are_fed_back(verdict: bool, feedback: bool, rewards: bool, form: str) -> None:
+    data = watched(verdict, feedback, rewards)
+    recording = to_recording(data, "attempts", dims=6, most_attempts=2).recording
+    assert data.turns is not None
+    told = {(row["query"], row["arm"], row["turn"]): row for row in data.turns.to_pylist()}
+    policy = Watched(form)
+    router = Router(recording, policy, rules_of(recording))
+    env = RoutingEnv(recording, observation=form, split="all")
+    place = {name: column for column, name in enumerate(recording.node_signal_names)}
+    low, high = recording.budget_range_usd
+    for episode in range(90):
+        task = episode % len(recording.tasks)
+        budget = float(np.random.default_rng(episode).uniform(low, 1.2 * high))
+        seen, _ = env.reset(seed=episode, options={"task_id": task, "budget_usd": budget, "lambda": 0.3})
+        route = router.start(recording.tasks.prompts[task], budget, 0.3)
+        over, turn, at_work = False, 0, None
+        while not over:
+            name = route.next()
+            shown, legal = policy.seen[-1]
+            own = {key: part[0] for key, part in shown.items()} if form == "text" else shown[0]
+            flat, theirs = (own["flat"], seen["flat"]) if form == "text" else (own, seen)
+            np.testing.assert_allclose(flat, theirs, atol=1e-6)
+            assert form == "flat" or own["text"] == seen["text"]
+            assert same(legal[0], env.action_masks())
+            seen, _, terminated, truncated, info = env.step(route.decisions[-1].action)
+            over = terminated or truncated
+            if name is not None:
+                turn, at_work = (turn + 1 if name == at_work else 0), name
+                row = told[recording.tasks.ids[task], name, turn]
+                flat = seen["flat"] if form == "text" else seen
+                ended = over or not flat[place[f"running_{name}"]]
+                at_work = None if ended else name
+                response = Turn(
+                    "",
+                    (row["prompt_tokens"], 0, row["completion_tokens"], 0),
+                    *(0.0, 0.0, 0.0),
+                    feedback=row["feedback"],
+                    reward=row.get("reward", 0.0),
+                    over=bool(ended),
+                )
+                solved = bool(over and info["score"] == 1.0) if verdict else None
+                route.observe(response, solved, cost_usd=info["cost_usd"])
+            assert (route.next() is None) == over if over else route.outcome == ""
+            assert route.spent_usd == pytest.approx(info["cost_usd_total"])
+    route = router.start("how far?", 1.0)
+    while route.next() is None:
+        route = router.start("how far?", 1.0)
+    with pytest.raises(ConfigError, match="is no Turn"):
+        route.observe(Response("", (1, 0, 1, 0), 0.0, 0.0, 0.0), False if verdict else None)
+
+
 def test_a_call_may_be_charged_what_its_bill_says(tmp_path: Path) -> None:
     """Where the data stated dollars, tokens have no price: the caller knows what was charged."""
     recording = to_recording(table(False), "single_call", dims=4).recording
@@ -221,8 +304,6 @@ def test_what_does_not_fit_is_refused() -> None:
     halved = replace(halved, tasks=replace(halved.tasks, embedding=halved.tasks.embedding / 2))
     with pytest.raises(RunError, match="gives other numbers"):
         Router(halved, Watched(), its.workflow)
-    with pytest.raises(RecordingError, match="kind 'attempts'"):
-        rules_of(replace(recording, kind="attempts", provenance={"imported": {"most_attempts": 2}}))
 
 
 def test_a_failed_call_ends_the_route_and_is_charged() -> None:

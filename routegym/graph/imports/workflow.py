@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from routegym.errors import RecordingError
+from routegym.errors import ConfigError, RecordingError
 from routegym.graph.graph import OPEN, TERMINATED
 from routegym.graph.imports.build import squashed
 from routegym.graph.recording import Recording
@@ -18,7 +18,18 @@ from routegym.pool.arms import Arm
 from routegym.pool.backend import Request, Response
 from routegym.tasks.taskset import TaskSet
 
-__all__ = ["Calls", "ImportedWorkflow"]
+__all__ = ["Attempted", "Calls", "ImportedAttempts", "ImportedCalls", "Turn", "imported_workflow"]
+
+
+def imported_workflow(recording: Recording) -> ImportedCalls | ImportedAttempts:
+    """The rules of a recording that `routegym.graph.imports.to_recording` made.
+
+    Raises:
+        RecordingError: it was not imported.
+    """
+    if "imported" not in recording.provenance:
+        raise RecordingError(f"{recording.name}: was not imported; use the workflow that it was recorded with")
+    return ImportedAttempts(recording) if recording.kind == "attempts" else ImportedCalls(recording)
 
 
 @dataclass(frozen=True)
@@ -37,29 +48,20 @@ class Calls:
     closed: bool = False
 
 
-class ImportedWorkflow:
+class ImportedCalls:
     """What a router sees of a query and of the calls made for it, as in a recording that was imported.
 
     Args:
-        recording: of kind ``single_call`` or ``cascade``, made by `routegym.graph.imports.to_recording`.
-
-    Raises:
-        RecordingError: it is of another kind, or was not imported.
+        recording: of kind ``single_call`` or ``cascade``.
     """
 
     edge_signal_names: tuple[str, ...] = ()
 
     def __init__(self, recording: Recording) -> None:
-        made = recording.provenance.get("imported")
-        if made is None or recording.kind not in ("single_call", "cascade"):
-            what = f"kind {recording.kind!r}" if made else "its own workflow"
-            raise RecordingError(
-                f"{recording.name}: a recording of {what}; expected an imported one of kind 'single_call' or 'cascade'"
-            )
         self.kind, self.controls = recording.kind, recording.controls
         self.node_signal_names = recording.node_signal_names
         self.arms = tuple(arm.name for arm in recording.arms)
-        self.most_calls = int(made["most_attempts"])
+        self.most_calls = int(recording.provenance["imported"]["most_attempts"])
         self._shows_tokens = "prompt_tokens" in self.node_signal_names
         self._repeatable = _repeatable(recording)
 
@@ -125,6 +127,173 @@ class ImportedWorkflow:
                 situation["tried"] = [self.arms[arm] for arm in before]
             texts.append(json.dumps(situation, ensure_ascii=False, separators=(",", ":")))
         return texts
+
+
+@dataclass(frozen=True)
+class Turn(Response):
+    """A response that is a turn of an attempt, with what the environment said to it."""
+
+    feedback: str = ""
+    """One of those that were recorded."""
+    reward: float = 0.0
+    """Reward in [0, 1] that the environment showed; not looked at where it showed none."""
+    over: bool = False
+    """Whether the attempt has come to its end."""
+
+
+@dataclass(frozen=True)
+class Attempted:
+    """A query and the attempts at it: the last of them, turn by turn, and who tried before."""
+
+    task: int
+    step: int
+    prompt: str
+    arm: int = -1
+    """Whose attempt is the last, -1 before the first."""
+    running: int = -1
+    """That arm while its attempt goes on, -1 otherwise."""
+    begun: int = 0
+    turn: int = 0
+    """Turns of the last attempt."""
+    feedback: tuple[int, ...] = ()
+    """Of each of these turns."""
+    rewards: tuple[float, ...] = ()
+    tokens: tuple[int, int] = (0, 0)
+    """Prompt and completion tokens of the last turn."""
+    before: tuple[int, ...] = ()
+    """Arms of the attempts before the last."""
+    used: tuple[int, ...] = ()
+    """Arms that may not begin an attempt."""
+    last: bool = False
+    """Whether nobody may take over from the attempt under way."""
+    closed: bool = False
+
+
+class ImportedAttempts:
+    """What a router sees of attempts that are watched turn by turn, as in a recording that was imported.
+
+    `advance` takes each response as a `Turn`.
+
+    Args:
+        recording: of kind ``attempts``.
+    """
+
+    kind = "attempts"
+    edge_signal_names: tuple[str, ...] = ()
+
+    def __init__(self, recording: Recording) -> None:
+        self.controls, self.node_signal_names = recording.controls, recording.node_signal_names
+        self.arms = tuple(arm.name for arm in recording.arms)
+        self.most_attempts = int(recording.provenance["imported"]["most_attempts"])
+        names = self.node_signal_names
+        self.feedback = tuple(name.removeprefix("feedback_") for name in names if name.startswith("feedback_"))
+        self._shows_rewards, self._shows_tokens = "best_reward" in names, "prompt_tokens" in names
+        turns = recording.graph.node_signals[:, names.index("turn")]
+        self._longest = round(1 / float(turns[turns > 0].min()))
+        self._repeatable = _repeatable(recording)
+
+    def start(self, tasks: TaskSet, indices: Sequence[int]) -> list[Attempted]:
+        """The queries, nobody at work."""
+        return [Attempted(i, 0, tasks.prompts[i]) for i in indices]
+
+    def requests(self, states: Sequence[Attempted], arms: Sequence[Arm]) -> list[Request]:
+        """The query; what an agent makes of it in its further turns is its own affair."""
+        return [Request(arm, state.prompt) for arm, state in zip(arms, states, strict=True)]
+
+    def advance(
+        self, states: Sequence[Attempted], actions: Sequence[Arm | str], responses: Sequence[Response | None]
+    ) -> list[Attempted]:
+        """Note the turn; an arm that is not at work begins an attempt of its own, and the one under way is abandoned.
+
+        Raises:
+            ConfigError: a response is no `Turn`, or has feedback that was never recorded.
+        """
+        after = []
+        for state, action, response in zip(states, actions, responses, strict=True):
+            if response is None or isinstance(action, str):
+                after.append(replace(state, step=state.step + 1, closed=True))
+            else:
+                after.append(self._turn(state, self.arms.index(action.name), response))
+        return after
+
+    def outcome(
+        self, states: Sequence[Attempted], tasks: TaskSet
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+        """Status; the score is not known here (NaN): only recorded attempts were graded."""
+        closed = np.array([state.closed for state in states], dtype=bool)
+        return np.where(closed, TERMINATED, OPEN).astype(np.uint8), np.full(len(states), np.nan, dtype=np.float32)
+
+    def signals(self, states: Sequence[Attempted]) -> npt.NDArray[np.float32]:
+        """Turns, feedback, rewards and tokens of the last attempt, attempts begun, who is at work and who tried."""
+        rows = np.zeros((len(states), len(self.node_signal_names)), dtype=np.float32)
+        place = {name: column for column, name in enumerate(self.node_signal_names)}
+        for row, state in zip(rows, states, strict=True):
+            if state.arm < 0 or state.closed:
+                continue
+            row[place["turn"]] = state.turn / self._longest
+            for number, name in enumerate(self.feedback):
+                row[place[f"feedback_{name}"]] = state.feedback[-1] == number
+                row[place[f"share_{name}"]] = state.feedback.count(number) / self._longest
+            if self._shows_rewards:
+                row[place["reward"]], row[place["best_reward"]] = state.rewards[-1], max(state.rewards)
+            if self._shows_tokens:
+                row[place["prompt_tokens"]], row[place["completion_tokens"]] = squashed(np.array(state.tokens))
+            row[place["attempts"]] = state.begun / self.most_attempts
+            if state.running >= 0:
+                row[place[f"running_{self.arms[state.running]}"]] = 1.0
+            for arm in state.before if state.running >= 0 else (*state.before, state.arm):
+                row[place[f"tried_{self.arms[arm]}"]] = 1.0
+        return rows
+
+    def response_signals(self, responses: Sequence[Response]) -> npt.NDArray[np.float32]:
+        """Nothing: imported recordings show it in their situations."""
+        return np.zeros((len(responses), 0), dtype=np.float32)
+
+    def encode(self, states: Sequence[Attempted]) -> list[str]:
+        """The query at the start; then how far the last attempt has come, and who tried before."""
+        texts = []
+        for state in states:
+            if state.arm < 0:
+                texts.append(state.prompt)
+                continue
+            said = self.feedback[state.feedback[-1]]
+            situation: dict[str, Any] = {"arm": self.arms[state.arm], "turn": state.turn, "feedback": said}
+            if state.before:
+                situation["tried"] = [self.arms[arm] for arm in sorted(state.before)]
+            texts.append(json.dumps(situation, ensure_ascii=False, separators=(",", ":")))
+        return texts
+
+    def _turn(self, state: Attempted, arm: int, response: Response) -> Attempted:
+        if not isinstance(response, Turn):
+            raise ConfigError("the response of an attempt is no Turn; tell what the environment said: Turn(...)")
+        if response.feedback not in self.feedback:
+            raise ConfigError(f"feedback = {response.feedback!r}; expected one of {', '.join(self.feedback)}")
+        said = self.feedback.index(response.feedback)
+        if arm == state.running:
+            step, begun, turn, before = state.step + 1, state.begun, state.turn + 1, state.before
+            feedback, rewards = (*state.feedback, said), (*state.rewards, response.reward)
+        else:
+            step, begun, turn = state.begun * self._longest + 1, state.begun + 1, 1
+            feedback, rewards = (said,), (response.reward,)
+            before = (*state.before, state.arm) if state.arm >= 0 else ()
+        used = tuple(sorted({one for one in (*before, arm) if not self._repeatable[one]}))
+        over = response.over or turn == self._longest
+        return Attempted(
+            task=state.task,
+            step=step,
+            prompt=state.prompt,
+            arm=arm,
+            running=-1 if over else arm,
+            begun=begun,
+            turn=turn,
+            feedback=feedback,
+            rewards=rewards,
+            tokens=(sum(response.tokens[:2]), sum(response.tokens[2:])),
+            before=before,
+            used=used if over else tuple(one for one in used if one != arm),
+            last=not over and begun == self.most_attempts,
+            closed=over and (begun == self.most_attempts or len(used) == len(self.arms)),
+        )
 
 
 def _repeatable(recording: Recording) -> list[bool]:
