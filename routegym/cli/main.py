@@ -19,6 +19,7 @@ from routegym.cli.pool import Pool
 from routegym.cli.record import Record
 from routegym.cli.recording import Recording
 from routegym.cli.report import Report
+from routegym.cli.sweep import Sweep
 from routegym.cli.tasks import Tasks
 from routegym.cli.train import Train
 from routegym.errors import RoutegymError
@@ -32,6 +33,7 @@ examples:
   routegym train --seeds 1 --steps 200000 --out runs/short
   routegym evaluate runs/agent_steps              the same comparison again, from the run folder
   routegym bench                                  every router beside each other, 5 seeds (takes a while)
+  routegym sweep sweeps/cascade-grpo.yaml         search for hyperparameters
   routegym report runs/agent_steps                the results as one HTML page
   routegym enjoy runs/agent_steps --budget-usd 0.001
   routegym pool check pool.yaml                   whether the models of a pool answer, and at what price
@@ -70,7 +72,21 @@ def _commands(given: list[str]) -> Any:
     """The union of all commands; where none is given, the first line of what each says of itself is enough."""
     brief = not given or given[0].startswith("-")
     found: list[Any] = []
-    for command in (Train, Evaluate, Bench, Report, Enjoy, Record, Recording, Import, Export, Tasks, Pool, Doctor):
+    for command in (
+        Train,
+        Evaluate,
+        Bench,
+        Report,
+        Enjoy,
+        Sweep,
+        Record,
+        Recording,
+        Import,
+        Export,
+        Tasks,
+        Pool,
+        Doctor,
+    ):
         text = str(command.__doc__).partition("\n\n")[0].strip()
         if command is Import and given[:1] == ["import"]:
             text = import_help()
