@@ -161,7 +161,7 @@ class _Study:
         for iteration, value in process.reports():
             if self._ends_early and self._config.early_terminate and self._config.early_terminate.looks_at(iteration):
                 trial.report(value, iteration)
-                if running and trial.should_prune():
+                if trial.should_prune():  # also where it has just ended: what comes of it must not depend on the clock
                     process.end()
                     self._tell(trial, process, TrialState.PRUNED)
                     return True

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from routegym.errors import ConfigError, MissingExtraError
 from routegym.sweeps.config import Objective, SweepConfig
@@ -34,6 +35,8 @@ def parallel_coordinates_figure(
     config: SweepConfig, objectives: Sequence[Objective], outcomes: Sequence[Outcome]
 ) -> Figure:
     """Each finished trial is a line through its hyperparameters to what came of it; the better, the darker.
+
+    Trials that were ended early are grey, and end before that.
 
     The figure belongs to no window; save it with ``figure.savefig(path)``.
 
@@ -62,20 +65,17 @@ def parallel_coordinates_figure(
     axes: Any = figure.add_subplot()
     axes.set_axis_off()
     axes.set(xlim=(-0.3, len(lines) - 0.55), ylim=(-0.06, 1.14))
+    for outcome in outcomes:
+        if outcome.state == "pruned":
+            x, y = _curve([line.place(outcome) for line in lines[: -len(objectives)]])
+            axes.plot(x, y, color="0.8", linewidth=0.9)
     first = objectives[0]
     goodness = _of_objective(first, finished)
     colours = colormaps["viridis_r"]
     for outcome in reversed(finished):  # the best on top
         good = goodness.place(outcome) if first.goal == "maximize" else 1 - goodness.place(outcome)
-        heights = [line.place(outcome) for line in lines]
+        x, y = _curve([line.place(outcome) for line in lines])
         best = outcome is finished[0]
-        # A smooth curve through the crossings, level at each: lines that meet on an axis can be told apart.
-        x = np.linspace(0, len(lines) - 1, 40 * (len(lines) - 1) + 1) if len(lines) > 1 else np.zeros(1)
-        left = np.minimum(x.astype(int), max(len(lines) - 2, 0))
-        part = x - left
-        ease = part * part * (3 - 2 * part)
-        level = np.asarray(heights)
-        y = level[left] * (1 - ease) + level[np.minimum(left + 1, len(lines) - 1)] * ease
         axes.plot(x, y, color=colours(good), linewidth=3.0 if best else 1.4, alpha=1.0 if best else 0.75)
     for place, line in enumerate(lines):
         axes.plot([place, place], [0, 1], color="0.25", linewidth=1.0, zorder=5)
@@ -85,6 +85,18 @@ def parallel_coordinates_figure(
             box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
             axes.text(place - 0.05, height, text, ha="right", va="center", fontsize=7.5, zorder=6, bbox=box)
     return figure
+
+
+def _curve(heights: Sequence[float]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """A smooth line through the crossings, level at each, so that lines that meet on an axis can be told apart."""
+    if len(heights) < 2:
+        return np.zeros(len(heights)), np.asarray(heights)
+    x = np.linspace(0, len(heights) - 1, 40 * (len(heights) - 1) + 1)
+    left = np.minimum(x.astype(int), len(heights) - 2)
+    part = x - left
+    ease = part * part * (3 - 2 * part)
+    level = np.asarray(heights)
+    return x, level[left] * (1 - ease) + level[left + 1] * ease
 
 
 def _of_parameter(name: str, config: SweepConfig, finished: Sequence[Outcome]) -> _Axis | None:
