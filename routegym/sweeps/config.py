@@ -217,9 +217,10 @@ class SweepConfig(_Part):
                     raise ValueError(f"parameters.{name} is a range, and method grid takes value, values or steps")
         return self
 
-    def fixed(self, values: Mapping[str, Value]) -> SweepConfig:
-        """The same sweep with some parameters fixed; those that it does not have are added."""
-        constants = {name: Parameter(distribution="constant", value=value) for name, value in values.items()}
+    def fixed(self, values: Mapping[str, Any]) -> SweepConfig:
+        """The same sweep with some parameters fixed; those that it does not have are added. A list becomes text."""
+        plain = {name: value if isinstance(value, Value) else str(value) for name, value in values.items()}
+        constants = {name: Parameter(distribution="constant", value=value) for name, value in plain.items()}
         return self.model_copy(update={"parameters": {**self.parameters, **constants}})
 
     def objectives(self, names: Sequence[str] = ()) -> tuple[Objective, ...]:

@@ -32,7 +32,8 @@ def own_folder(
     """
     found = config.model_dump(mode="json", exclude=_FREE, exclude_none=True)
     found |= {"objectives": [[one.name, one.goal] for one in objectives], "seed": seed, "backend": backend}
-    if folder.exists() and not (folder / _NAME).is_file() and any(folder.iterdir()):
+    ours = not folder.exists() or (folder / _NAME).is_file()
+    if not ours and any(not path.name.startswith(".") for path in folder.iterdir()):  # locks and drafts may be ours
         raise ConfigError(f"{folder}: exists and is not the folder of a sweep; name another with --out")
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")

@@ -98,11 +98,13 @@ def run_tune(
 def _trainable(
     config: SweepConfig, objectives: Sequence[Objective], folder: Path
 ) -> Callable[[Mapping[str, Any]], None]:
+    directory = Path.cwd()  # Ray's workers have one of their own
+
     def run(chosen: Mapping[str, Any]) -> None:
         values: Mapping[str, Value] = chosen.get("point", chosen)
         number = _claim(folder)
         outcome = Outcome(number, dict(values), "running")
-        with Trial(config, values, folder, number) as process:
+        with Trial(config, values, folder, number, directory) as process:
             while True:
                 running = process.running
                 for iteration, value in process.reports():

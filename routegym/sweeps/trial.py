@@ -33,9 +33,17 @@ class Trial:
         values: of the hyperparameters.
         folder: of the sweep.
         number: of the trial: its run folder is ``trials/NUMBER`` in there, and what it prints goes into ``logs/``.
+        directory: that the command is given in; the working directory by default.
     """
 
-    def __init__(self, config: SweepConfig, values: Mapping[str, Value], folder: Path, number: int) -> None:
+    def __init__(
+        self,
+        config: SweepConfig,
+        values: Mapping[str, Value],
+        folder: Path,
+        number: int,
+        directory: Path | None = None,
+    ) -> None:
         self.path = folder / "trials" / f"{number:04d}"
         logs = folder / "logs"
         for needed in (self.path.parent, logs):
@@ -52,6 +60,7 @@ class Trial:
         with (logs / f"{number:04d}.out").open("wb") as out, self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, guard.__file__, *command],
+                cwd=directory,
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=errors,

@@ -334,3 +334,9 @@ def test_trainings_are_trials(recordings: dict[str, Path], capsys: pytest.Captur
         name: row[f"set/{name}"] for name in file["parameters"]
     }
     assert "best: routegym train --env routegym/SingleCall-v0 --algo all_action" in shown
+
+
+def test_lists_can_be_fixed(capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "sweep", written(), "--trials", "1", "--set", "hidden=[64, 64]")
+    assert rows()[0]["set/hidden"] == "[64, 64]"
+    assert "'hidden=[64, 64]'" in Path("runs/sweeps/sweep/sweep.md").read_text()

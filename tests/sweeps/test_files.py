@@ -115,6 +115,8 @@ def test_wandbs_agent_runs_them_as_they_are(tmp_path: Path) -> None:
     summary = yaml.safe_load((folder / "summary.json").read_text())
     assert wandb_history(folder)[-1]["aiq"] == pytest.approx(summary["aiq"])
     kept = [record.summary for record in wandb_records(folder) if record.WhichOneof("record_type") == "summary"]
-    in_summary = {item.key: json.loads(item.value_json) for one in kept for item in one.update}
+    in_summary = {
+        item.key or ".".join(item.nested_key): json.loads(item.value_json) for one in kept for item in one.update
+    }
     assert in_summary["aiq"] == pytest.approx(summary["aiq"])
     assert "Ignoring" not in done.stderr
