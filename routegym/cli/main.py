@@ -20,6 +20,7 @@ from routegym.cli.record import Record
 from routegym.cli.recording import Recording
 from routegym.cli.report import Report
 from routegym.cli.serve import Serve
+from routegym.cli.sweep import Sweep
 from routegym.cli.tasks import Tasks
 from routegym.cli.train import Train
 from routegym.errors import RoutegymError
@@ -33,6 +34,7 @@ examples:
   routegym train --seeds 1 --steps 200000 --out runs/short
   routegym evaluate runs/agent_steps              the same comparison again, from the run folder
   routegym bench                                  every router beside each other, 5 seeds (takes a while)
+  routegym sweep sweeps/cascade-grpo.yaml         search for hyperparameters
   routegym report runs/agent_steps                the results as one HTML page
   routegym enjoy runs/agent_steps --budget-usd 0.001
   routegym serve runs/mine --pool pool.yaml       answer OpenAI-compatible requests with what a policy chooses
@@ -78,6 +80,7 @@ def _commands(given: list[str]) -> Any:
         Bench,
         Report,
         Enjoy,
+        Sweep,
         Record,
         Recording,
         Import,

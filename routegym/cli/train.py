@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from routegym.graph.recording import Recording
     from routegym.policies.algorithm import Problem
     from routegym.tracking.run import Run
-    from routegym.tracking.tracking import Tracking
+    from routegym.tracking.tracking import Service, Tracking
 
 __all__ = ["Train", "changes", "set_threads"]
 
@@ -45,7 +45,7 @@ class Train:
     recording: str | None = None
     """A shipped recording's name or a recording folder; the environment's own by default."""
     out: Path | None = None
-    """Run folder; runs/RECORDING by default."""
+    """Run folder; runs/RECORDING by default, and in a sweep a folder of the trial's own."""
     seed: int = 0
     """The first training seed."""
     seeds: int = 5
@@ -61,11 +61,13 @@ class Train:
     default 0.002 to 8 for single calls, and else 0 to 0.2."""
     threads: int = 1
     """Threads of torch; more are slower for networks this small."""
-    track: Literal["none", "tensorboard", "wandb"] = "none"
+    track: Literal["none", "tensorboard", "wandb"] | None = None
     """Show metrics elsewhere too, beside metrics.jsonl: TensorBoard's files in OUT/tensorboard, or a W&B run, which its
-    own WANDB_PROJECT, WANDB_ENTITY and WANDB_MODE=offline direct."""
+    own WANDB_PROJECT, WANDB_ENTITY and WANDB_MODE=offline direct. By default none, and wandb under `wandb agent`."""
     evaluate: bool = True
     """Compare with fixed rules and the oracle afterwards; for that a recording has to be complete."""
+    split: Literal["val", "test"] = "test"
+    """Tasks to compare on: hyperparameters are chosen on val, never on test."""
     live: bool = False
     """Grow the recording while learning: ask the pool for what is not known yet, and keep it in OUT/recording."""
     pool: str = "embedded"
@@ -103,7 +105,7 @@ class Train:
             run, problem, origin = self._live(env, stack) if self.live else self._recorded(source, found)
             recording = problem.recording
             if self.evaluate and not self.live:
-                check_comparable(recording, Evaluate.split)
+                check_comparable(recording, self.split)
             if "network" in hyperparameters(algorithm):
                 from routegym.policies.networks import make_actor
 
@@ -122,7 +124,7 @@ class Train:
                 **origin,
             )
             shown = recording if self.live else origin["recording"]
-            tracking = Tracking(run, shown, self.track, config.model_dump(mode="json"))
+            tracking = Tracking(run, shown, self._service(), config.model_dump(mode="json"))
             run.start(config)
             console = Console(stderr=True)
             console.print(
@@ -133,20 +135,33 @@ class Train:
             with tracking:
                 _train_seeds(run, problem, algorithm, tracking, console)
                 if self.evaluate and not self.live:
-                    comparison, metrics, policies = Evaluate(run.path).on_recording(run, *open_run(run))
+                    comparison, metrics, policies = Evaluate(run.path, split=self.split).on_recording(
+                        run, *open_run(run)
+                    )
                     tracking.results(results_of(comparison, metrics, self.algo, policies))
         if self.evaluate and self.live:
             print(f"next: routegym evaluate {run.path} --live --pool {self.pool}")
 
+    def _run(self, name: str) -> Run:
+        """The run folder: the one that was named, or the trial's, or runs/NAME."""
+        from routegym.sweeps.trial import folder_of_this_trial
+        from routegym.tracking.run import Run
+
+        return Run(self.out or folder_of_this_trial() or Path("runs") / name)
+
+    def _service(self) -> Service:
+        from routegym.sweeps.trial import under_wandb_agent
+
+        return self.track or ("wandb" if under_wandb_agent() else "none")
+
     def _recorded(self, source: str, recording: Recording) -> tuple[Run, Problem, dict[str, Any]]:
         """The run folder, the problem, and what the run's configuration says of its recording."""
         from routegym.policies.algorithm import Problem
-        from routegym.tracking.run import Run
 
         problem = Problem(recording, self.budget_usd or "sampled", self.lambda_)
         problem.env(1)  # a mistake is told before anything is written
         origin = {"recording": source, "content_hash": recording.content_hash}
-        return Run(self.out or Path("runs") / Path(source).name), problem, origin
+        return self._run(Path(source).name), problem, origin
 
     def _live(self, env: str, stack: ExitStack) -> tuple[Run, Problem, dict[str, Any]]:
         """The same where the recording grows while learning."""
@@ -155,12 +170,11 @@ class Train:
         from routegym.errors import ConfigError
         from routegym.policies.algorithm import Problem
         from routegym.registration import kind_of
-        from routegym.tracking.run import Run
 
         kind = kind_of(env)
         if self.tasks is None or self.recording is not None:
             raise ConfigError("--live takes --tasks, and makes the recording itself: leave --recording out")
-        run = Run(self.out or Path("runs") / f"live-{kind}")
+        run = self._run(f"live-{kind}")
         tasks = load_tasks_to_route(self.tasks, self.seed)
         problem = live_problem(
             run,

@@ -20,7 +20,11 @@ from routegym.policies.training import write_atomically
 if TYPE_CHECKING:
     from routegym.graph.recording import Recording
 
-__all__ = ["Run", "RunConfig", "git_commit", "versions"]
+__all__ = ["HISTORY", "SUMMARY", "Run", "RunConfig", "git_commit", "versions"]
+
+#: Files of a run folder: what a training reported, a record in a line; and the numbers that came of it, by name.
+HISTORY = "metrics.jsonl"
+SUMMARY = "summary.json"
 
 _PACKAGES = ("routegym", "gymnasium", "numpy", "torch", "stable-baselines3", "sb3-contrib")
 
@@ -158,7 +162,7 @@ class Run:
 
     def history(self) -> list[dict[str, Any]]:
         """The records of ``metrics.jsonl``; a last line that an interruption cut off is left out."""
-        path = self.path / "metrics.jsonl"
+        path = self.path / HISTORY
         if not path.is_file():
             return []
         records = []
@@ -181,11 +185,11 @@ class Run:
         """
         if self._known is None:
             kept = self.history()
-            write_atomically(self.path / "metrics.jsonl", "".join(f"{json.dumps(one)}\n" for one in kept).encode())
+            write_atomically(self.path / HISTORY, "".join(f"{json.dumps(one)}\n" for one in kept).encode())
             self._known = {_moment(one) for one in kept}
         if _moment(record) in self._known:
             return False
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with (self.path / HISTORY).open("a", encoding="utf-8") as file:
             file.write(f"{json.dumps(record, allow_nan=False)}\n")
         self._known.add(_moment(record))
         return True

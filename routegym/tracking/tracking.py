@@ -13,7 +13,7 @@ from routegym.errors import ConfigError, RunError
 from routegym.evaluation.collapse import largest_share, selection_entropy
 from routegym.graph.library import load_recording, recording_folder
 from routegym.graph.recording import Recording
-from routegym.tracking.run import Run
+from routegym.tracking.run import SUMMARY, Run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,7 +108,8 @@ class Tracking:
             self._pass_on(record)
 
     def results(self, results: Results) -> None:
-        """Take what an evaluation of the run found."""
+        """Take what an evaluation of the run found; its scalars stand in ``summary.json``."""
+        self.run.write_json(SUMMARY, dict(results.scalars))
         if self._sink is not None:
             self._sink.results(results)
 

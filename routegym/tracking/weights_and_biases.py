@@ -40,12 +40,14 @@ class WeightsAndBiases:
     def __init__(self, run_folder: Path, config: Mapping[str, Any], recording: Path | None) -> None:
         self._run_folder, self._recording = run_folder, recording
         identity = run_folder / "wandb.json"
+        # W&B reads them itself, and complains of arguments beside those of its agent.
+        told = {variable for variable, value in os.environ.items() if value}
         try:
             self._run = wandb.init(
                 dir=run_folder,
-                id=os.environ.get("WANDB_RUN_ID") or _known(identity),
+                id=None if "WANDB_RUN_ID" in told else _known(identity),
                 name=os.environ.get("WANDB_NAME") or run_folder.name,
-                project=os.environ.get("WANDB_PROJECT") or "routegym",
+                project=None if {"WANDB_PROJECT", "WANDB_SWEEP_ID"} & told else "routegym",
                 resume="allow",
                 config=dict(config),
                 settings=wandb.Settings(

@@ -31,6 +31,7 @@ def test_a_run_folder_holds_everything(trained: Path, recording: Path) -> None:
         "policy.json",
         "policy.safetensors",
         "results.parquet",
+        "summary.json",
     }
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert config["content_hash"] == Recording.load(recording).content_hash
