@@ -53,6 +53,8 @@ class Baseline:
     """
 
     kind: str
+    draws: bool = False
+    """Whether `predict` draws although it is asked for the best action."""
 
     def settings(self) -> dict[str, Any]:
         """Arguments that make the strategy again, beside the recording; arms by name."""
@@ -183,6 +185,7 @@ class Random(Baseline):
     """Every legal action with equal probability, deterministic or not; `seed` fixes the draws."""
 
     kind = "random"
+    draws = True
 
     def __init__(self, recording: Recording, seed: int = 0) -> None:
         super().__init__(recording)
@@ -242,6 +245,7 @@ class RoundRobin(Baseline):
     """
 
     kind = "round_robin"
+    draws = True
 
     def __init__(self, recording: Recording, arms: Sequence[int | str] | None = None, seed: int | None = 0) -> None:
         super().__init__(recording)
@@ -440,6 +444,7 @@ class RandomMixture(Baseline):
     """
 
     kind = "random_mixture"
+    draws = True
 
     def __init__(self, recording: Recording, first: int | str, second: int | str, share: float, seed: int = 0) -> None:
         super().__init__(recording)

@@ -40,6 +40,11 @@ class NetworkPolicy:
         self.network, self.hidden, self.stochastic = network, tuple(hidden), stochastic
         self._generator = th.Generator().manual_seed(0)
 
+    @property
+    def draws(self) -> bool:
+        """Whether `predict` draws although it is asked for the best action; see `probabilities`."""
+        return self.stochastic
+
     def logits(
         self, observation: npt.NDArray[np.float32], action_masks: npt.NDArray[np.bool_] | None = None
     ) -> th.Tensor:

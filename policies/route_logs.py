@@ -6,6 +6,7 @@ probability; and the score that somebody gave a route, by its id.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from routegym.core.observation import ObservationLayout
 from routegym.errors import ImportDataError
@@ -21,9 +23,16 @@ from routegym.policies.logs import ENDED, EpisodeLog
 if TYPE_CHECKING:
     from routegym.graph.recording import Recording
 
-__all__ = ["ROUTE_FORMAT", "ReadRoutes", "read_routes"]
+__all__ = ["ROUTE_FORMAT", "ReadRoutes", "fingerprint_of", "read_routes"]
 
 ROUTE_FORMAT = "routegym-route-1"
+
+
+def fingerprint_of(recording: Recording) -> str:
+    """Digest of what decides how observations on a recording are read: columns, actions, cost scale, text features."""
+    layout = ObservationLayout.of(recording)
+    facts = [layout.names, layout.action_names, recording.cost_scale_usd, recording.tasks.embedder]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class ReadRoutes:
     unscored: int
     """Routes that nobody has scored."""
     failed: int
-    """Routes that a call without an answer ended: nobody was wrong."""
+    """Routes that a call without an answer, or the budget, ended: nobody was wrong."""
     unknown: int
     """Scores of routes that the log does not have."""
 
@@ -44,67 +53,98 @@ def read_routes(path: str | Path, recording: Recording) -> ReadRoutes:
 
     Args:
         path: the log. A last line that an interruption cut off is left out.
-        recording: that the router was trained on; it names the columns and the actions.
+        recording: that the router was trained on.
 
     Raises:
         ImportDataError: naming file, line and field; or no route has a score.
     """
-    layout = ObservationLayout.of(recording)
+    layout, ours = ObservationLayout.of(recording), fingerprint_of(recording)
     scores: dict[str, float] = {}
-    routes: dict[str, tuple[int, Mapping[str, Any]]] = {}
+    routes: dict[str, _Route] = {}
+    failed: set[str] = set()
     for number, line in _lines(Path(path)):
+        where = f"{path}, line {number}"
+        name = line.get("id")
+        if not isinstance(name, str):
+            raise ImportDataError(f"{where}, field id: {name!r}; expected the name of a route; delete the line")
         if "score" in line:
-            score = line["score"]
-            if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
-                raise ImportDataError(f"{path}, line {number}, field score: {score!r}; expected a number in [0, 1]")
-            scores[str(line.get("id"))] = float(score)
-        elif line.get("format") != ROUTE_FORMAT:
+            scores[name] = _number(where, "score", line["score"], 1.0)
+            continue
+        if line.get("format") != ROUTE_FORMAT:
             raise ImportDataError(
-                f"{path}, line {number}, field format: {line.get('format')!r}; expected {ROUTE_FORMAT!r}, as "
-                "`routegym serve` writes it"
+                f"{where}, field format: {line.get('format')!r}; expected {ROUTE_FORMAT!r}, as `routegym serve` writes"
             )
-        else:
-            routes[str(line["id"])] = number, line
-    failed = {name for name, (_, line) in routes.items() if line["outcome"] != "done" or not line["decisions"]}
+        if line.get("fingerprint") != ours:
+            raise ImportDataError(
+                f"{where}, field fingerprint: {line.get('fingerprint')!r}; expected {ours!r}, that of recording "
+                f"{recording.name!r}: the route was logged by a policy of another recording"
+            )
+        try:
+            routes[name] = _Route.of(line, layout)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ImportDataError(
+                f"{where}: {error!r}; expected what `routegym serve` writes; delete the line"
+            ) from None
+        if line["outcome"] != "done" or not line["decisions"]:
+            failed.add(name)
     scored = [name for name in routes if name in scores and name not in failed]
     if not scored:
         raise ImportDataError(
             f"{path}: of {len(routes)} routes none has a score; post one to /v1/routes/ID/score, or add lines such as "
             '{"id": "...", "score": 1.0}'
         )
-    rows: list[Mapping[str, Any]] = []
-    episode: list[int] = []
-    for index, name in enumerate(scored):
-        number, route = routes[name]
-        try:
-            decisions = [_row(decision, layout) for decision in route["decisions"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ImportDataError(
-                f"{path}, line {number}, field decisions: {error!r}; expected what a router of {recording.name!r} "
-                f"({len(layout.names)} columns, actions {', '.join(layout.action_names)}) has logged"
-            ) from None
-        rows += decisions
-        episode += [index] * len(decisions)
-    found = [routes[name][1] for name in scored]
-    _, task = np.unique([route["prompt_hash"] for route in found], return_inverse=True)
+    found = [routes[name] for name in scored]
+    _, task = np.unique([route.prompt_hash for route in found], return_inverse=True)
     log = EpisodeLog(
         columns=layout.names,
         actions=layout.action_names,
         cost_scale_usd=recording.cost_scale_usd,
-        observation=np.array([row["observation"] for row in rows], dtype=np.float32),
-        action=np.array([row["action"] for row in rows], dtype=np.int64),
-        propensity=np.array([row["propensity"] for row in rows], dtype=np.float64),
-        legal=np.array([row["legal"] for row in rows], dtype=bool),
-        reserve_usd=np.array([row["reserve_usd"] for row in rows], dtype=np.float64),
-        cost_usd=np.array([row["cost_usd"] for row in rows], dtype=np.float64),
-        episode=np.array(episode, dtype=np.int64),
+        **{name: np.concatenate([route.rows[name] for route in found]) for name in _ROWS},
+        episode=np.repeat(np.arange(len(found)), [len(route.rows["action"]) for route in found]),
         task=task.astype(np.int64),
-        budget_usd=np.array([np.inf if route["budget_usd"] is None else route["budget_usd"] for route in found]),
-        lambda_=np.array([route["lambda"] for route in found], dtype=np.float64),
-        score=np.array([scores[name] for name in scored], dtype=np.float64),
+        budget_usd=np.array([route.budget_usd for route in found]),
+        lambda_=np.array([route.lambda_ for route in found]),
+        score=np.array([scores[name] for name in scored]),
         outcome=np.full(len(scored), ENDED, dtype=np.uint8),
     )
     return ReadRoutes(log, len(routes) - len(failed) - len(scored), len(failed), len(scores.keys() - routes.keys()))
+
+
+_ROWS: dict[str, Any] = {
+    "observation": np.float32,
+    "action": np.int64,
+    "propensity": np.float64,
+    "legal": bool,
+    "reserve_usd": np.float64,
+    "cost_usd": np.float64,
+}
+
+
+@dataclass(frozen=True)
+class _Route:
+    """A line of the log."""
+
+    prompt_hash: str
+    budget_usd: float
+    lambda_: float
+    rows: Mapping[str, npt.NDArray[Any]]
+
+    @classmethod
+    def of(cls, line: Mapping[str, Any], layout: ObservationLayout) -> _Route:
+        decisions = [_row(decision, layout) for decision in line["decisions"]]
+        rows = {name: np.array([row[name] for row in decisions], dtype=kind) for name, kind in _ROWS.items()}
+        if decisions:
+            taken = rows["legal"][np.arange(len(decisions)), rows["action"]]
+            chance, cost = rows["propensity"], rows["cost_usd"]
+            if np.isnan(chance).any():
+                raise ValueError("no propensity: the policy draws and does not say how likely; serve another one")
+            if not (taken.all() and ((chance > 0) & (chance <= 1)).all() and (np.isfinite(cost) & (cost >= 0)).all()):
+                raise ValueError("an action that was not legal, or an impossible propensity or cost")
+        budget = float("inf") if line["budget_usd"] is None else float(line["budget_usd"])
+        lambda_ = float(line["lambda"])
+        if not (budget > 0 and 0 <= lambda_ < float("inf")):
+            raise ValueError(f"budget_usd = {budget}, lambda = {lambda_}")
+        return cls(str(line["prompt_hash"]), budget, lambda_, rows)
 
 
 def _row(decision: Mapping[str, Any], layout: ObservationLayout) -> Mapping[str, Any]:
@@ -116,11 +156,17 @@ def _row(decision: Mapping[str, Any], layout: ObservationLayout) -> Mapping[str,
     return {
         "observation": decision["observation"],
         "action": layout.action_names.index(decision["action"]),
-        "propensity": decision["propensity"],
+        "propensity": np.nan if decision["propensity"] is None else decision["propensity"],
         "legal": [name in legal for name in layout.action_names],
-        "reserve_usd": [np.nan if one is None else one for one in reserve],
+        "reserve_usd": [{None: np.nan, "inf": np.inf}.get(one, one) for one in reserve],
         "cost_usd": decision["cost_usd"],
     }
+
+
+def _number(where: str, field: str, value: Any, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+        raise ImportDataError(f"{where}, field {field}: {value!r}; expected a number in [0, {most:g}]")
+    return float(value)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

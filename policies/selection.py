@@ -70,6 +70,7 @@ class Selected:
     ) -> None:
         self.layout, self.cost_scale_usd = ObservationLayout.of(recording), recording.cost_scale_usd
         self.variants = tuple(variants)
+        self.draws = any(getattr(variant, "draws", False) for variant in self.variants)
         self.budgets_usd = np.asarray(budgets_usd, dtype=np.float64)
         self.lambdas = np.asarray(lambdas, dtype=np.float64)
         self.table = np.asarray(table, dtype=np.int64)

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
-from math import isfinite, isnan
+from math import isfinite, isnan, nextafter
 from numbers import Real
 from pathlib import Path
 from types import TracebackType
@@ -109,6 +109,38 @@ class SpendCap:
                 if reserved == 0 or min(asked, default=self._cap + 1) > self._cap - spent:
                     return tickets
                 # One who died while others wait for him gives nothing back.
+                self._charge_the_dead(connection)
+            time.sleep(_LOOK_AGAIN_S)
+
+    def reserve_up_to(self, most_usd: float | None) -> tuple[int, float] | None:
+        """Ask for an amount, or for all that is left where that is less; waits for what others hold.
+
+        A caller that holds tickets itself would wait for ever.
+
+        Args:
+            most_usd: the amount; None = all that is left.
+
+        Returns:
+            The ticket and the amount in USD, never more than was reserved; None where nothing is left.
+
+        Raises:
+            BudgetError: the amount is not a finite number >= 0.
+            StoreError: the record cannot be written.
+        """
+        if most_usd is not None:
+            _check("the amount", most_usd, finite=True)
+        asked = _MOST_PICO if most_usd is None else _pico(most_usd, ROUND_CEILING)
+        while True:
+            with self._database.transaction() as connection:
+                spent, reserved, *_ = self._totals(connection)
+                wanted = min(asked, self._cap - spent)
+                if wanted <= 0:
+                    return None
+                (ticket,) = self._tickets(connection, [wanted], self._cap - spent - reserved)
+                if ticket is not None:
+                    if most_usd is not None and wanted == asked:
+                        return ticket, most_usd
+                    return ticket, nextafter(wanted / _PICO, 0.0)
                 self._charge_the_dead(connection)
             time.sleep(_LOOK_AGAIN_S)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from routegym.errors import PoolError
+from routegym.errors import CallRefusedError
 from routegym.pool.arms import Arm
 from routegym.pool.backend import Attempt, Call, Completion, Request, Response, Tokens
 
@@ -50,14 +50,14 @@ class Tier:
         """What is sent for a request of this tier's arm.
 
         Raises:
-            PoolError: the request has a history, and the tier asks for plain completions.
+            CallRefusedError: the request has a history, and the tier asks for plain completions.
         """
         before, after = self._around
         text = f"{before}{request.prompt}{after}"
         history = request.history
         if self.api == "completions":
             if history:
-                raise PoolError(
+                raise CallRefusedError(
                     f"arm {self.arm.name}: api = 'completions' takes no conversation; ask it one prompt, or use a tier "
                     "with api = 'chat'"
                 )

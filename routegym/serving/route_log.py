@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import threading
 import time
+from math import isfinite, isnan
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from routegym.errors import RunError
 from routegym.policies.route_logs import ROUTE_FORMAT
+from routegym.pool.database import FileLock
 from routegym.serving.router import Route
 from routegym.tasks.taskset import prompt_hash
 
@@ -26,7 +28,7 @@ class RouteLog:
         path: the file; made where it is missing. A last line that an interruption cut off is removed.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: it cannot be written, or another process writes it.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -34,33 +36,36 @@ class RouteLog:
         self._lock = threading.Lock()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._mine = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+            if not self._mine.try_exclusive():
+                raise RunError(f"{self.path}: another server writes it; name another file with --log")
             self._file = self.path.open("ab+")
             self._cut()
-        except OSError as error:
-            raise RunError(f"{self.path}: cannot be written ({error.strerror}); name another file with --log") from None
+        except OSError as error:  # of which StoreError is one
+            raise RunError(f"{self.path}: cannot be written ({error}); name another file with --log") from None
 
     def add(self, name: str, route: Route) -> None:
         """Write a route that is over."""
         names = route.router.layout.action_names
-        finite = route.budget_usd != float("inf")
         decisions = [
             {
                 "action": decision.name,
-                "propensity": decision.propensity,
+                "propensity": _plain(decision.propensity),
                 "legal": [action for action, legal in zip(names, decision.legal, strict=True) if legal],
                 "cost_usd": cost,
-                "reserve_usd": [None if worst != worst else worst for worst in decision.reserve_usd.tolist()],
-                "observation": [round(value, 9) for value in decision.observation.tolist()],
+                "reserve_usd": [_plain(worst) for worst in decision.reserve_usd.tolist()],
+                "observation": decision.observation.tolist(),
             }
             for decision, cost in zip(route.decisions, route.costs_usd, strict=True)
         ]
         self._write(
             {
                 "format": ROUTE_FORMAT,
+                "fingerprint": route.router.fingerprint,
                 "id": name,
                 "time": round(time.time(), 3),
                 "prompt_hash": prompt_hash(route.task),
-                "budget_usd": route.budget_usd if finite else None,
+                "budget_usd": route.budget_usd if isfinite(route.budget_usd) else None,
                 "lambda": route.lambda_,
                 "outcome": route.outcome,
                 "cost_usd": route.spent_usd,
@@ -75,6 +80,7 @@ class RouteLog:
     def close(self) -> None:
         """Close the file; closing twice does nothing."""
         self._file.close()
+        self._mine.release()
 
     def __enter__(self) -> RouteLog:
         return self
@@ -85,7 +91,7 @@ class RouteLog:
         self.close()
 
     def _write(self, line: dict[str, Any]) -> None:
-        text = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        text = json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         with self._lock:
             self._file.write(text)
             self._file.flush()
@@ -103,3 +109,10 @@ class RouteLog:
             end = start
         if end < size:
             self._file.truncate(end)
+
+
+def _plain(value: float) -> float | str | None:
+    """What JSON can hold."""
+    if isfinite(value):
+        return value
+    return None if isnan(value) else "inf"

@@ -16,6 +16,7 @@ from routegym.core.observation import ObservationLayout, situation_features, wri
 from routegym.errors import ActionError, BudgetError, ConfigError, PoolError, RunError
 from routegym.graph.graph import OPEN
 from routegym.graph.pricing import edge_records, failure_cost_usd, worst_case_usd
+from routegym.policies.route_logs import fingerprint_of
 from routegym.pool.arms import Arm, PriceTable
 from routegym.pool.backend import Failure, Request, Response
 from routegym.tasks.embeddings import Embedder, settings_of
@@ -44,7 +45,7 @@ class Decision:
     name: str
     """Its name: an arm, or a control such as ``accept``."""
     propensity: float
-    """Probability with which it was chosen."""
+    """Probability with which it was chosen; NaN of a policy that draws and does not say how likely."""
     observation: npt.NDArray[np.float32]
     """Flat observation, (width,)."""
     legal: npt.NDArray[np.bool_]
@@ -64,8 +65,8 @@ class Router:
         policy: see `routegym.policies.policy.Policy`; of those that see flat observations or texts.
         workflow: of the recording's environment family; see `routegym.envs.workflow_of`.
         pool: who answers now, and at what price; an arm of the recording is the pool's arm of that name, or the only
-            one of the model of that name. By default arms and prices are as they were recorded, and a prompt counts a
-            token for each byte and 256 for a chat template, which no tokenizer exceeds: safe, and more than is needed.
+            one of the model of that name. By default arms and prices are as they were recorded, and the tokens of a
+            prompt are estimated, one for each byte and 256 for a chat template: a budget holds as far as that does.
         explore: share of the decisions that are drawn from all legal actions alike, so that what is logged can estimate
             other policies.
         seed: of that.
@@ -93,24 +94,26 @@ class Router:
             )
         if not 0 <= explore <= 1:
             raise ConfigError(f"explore = {explore}; expected a share in [0, 1]")
-        if tuple(workflow.node_signal_names) != recording.node_signal_names:
-            odd = sorted(set(workflow.node_signal_names) ^ set(recording.node_signal_names))[:4]
-            raise ConfigError(
-                f"{recording.name}: its situations have other signals than the workflow {workflow.kind!r} shows (they "
-                f"differ in {odd or 'their order'}); pass the workflow that it was recorded with"
-            )
+        _check_rules(recording, workflow)
         self.layout = ObservationLayout.of(recording)
         self.arms, self.controls = recording.arms, recording.controls
         self.kind, self.tells_success = recording.kind, recording.tells_success
         self.cost_scale_usd = recording.cost_scale_usd
         self.explore = explore
         self.asked = recording.arms if pool is None else _served(recording, pool)
+        self._fingerprint = fingerprint_of(recording)
         self._recording = _without_graph(recording, self.asked, recording.prices if pool is None else pool.prices)
         self._policy, self._workflow = policy, workflow
         self._embed = _embedder(recording)
         self._count: Count = _most_tokens if pool is None else pool.backend.count_prompt_tokens
+        self._draws = bool(getattr(policy, "draws", False))
         self._rng = np.random.default_rng(seed)
         self._lock = threading.Lock()
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what decides how the policy's observations are read; see `fingerprint_of`."""
+        return self._fingerprint
 
     def start(
         self,
@@ -146,14 +149,28 @@ class Router:
     def _decide(
         self, observation: Any, state: Any, first: bool, legal: npt.NDArray[np.bool_]
     ) -> tuple[int, float, Any]:
-        """Action, its propensity, and what the policy remembers."""
+        """Action, its propensity, and what the policy remembers.
+
+        Raises:
+            ActionError: the policy chose what is not legal; the environment would refuse it, too.
+        """
+        policy: Any = self._policy
         with self._lock:  # policies draw and remember: one at a time
-            chosen, state = self._policy.predict(observation, state, np.array([first]), True, legal[None])
-            action = best = int(chosen[0])
+            if self._draws and hasattr(policy, "probabilities"):
+                chances = np.asarray(policy.probabilities(observation, legal[None])[0], dtype=np.float64)
+                best = int(self._rng.choice(len(chances), p=chances / chances.sum()))
+            else:
+                chosen, state = policy.predict(observation, state, np.array([first]), True, legal[None])
+                best = int(chosen[0])
+                # of one that draws by itself, nobody knows how likely that was
+                chances = np.full(len(legal), np.nan) if self._draws else np.eye(len(legal))[best]
+            action = best
             if self.explore and self._rng.random() < self.explore:
                 action = int(self._rng.choice(np.flatnonzero(legal)))
-        propensity = self.explore / int(legal.sum()) + (1.0 - self.explore if action == best else 0.0)
-        return action, propensity, state
+        if not legal[action]:
+            name = self.layout.action_names[action]
+            raise ActionError(f"the policy chose {name!r}, which is not legal now; it has to heed the action masks")
+        return action, float(self.explore / legal.sum() + (1.0 - self.explore) * chances[action]), state
 
 
 @dataclass(eq=False)
@@ -272,13 +289,14 @@ class Route:
             cost_usd = float(records["cost_usd"][0])
         elif not (np.isfinite(cost_usd) and cost_usd >= 0):
             raise BudgetError(f"cost_usd = {cost_usd}; expected a finite number >= 0 in USD")
-        self._settle(cost_usd)
         if solved:
+            self._settle(cost_usd)
             self.outcome = "done"
             return
-        self._seen = records["signals"].reshape(1, -1)
-        (self._state,) = router._workflow.advance([self._state], [router.arms[decision.action]], [response])
-        status, _ = router._workflow.outcome([self._state], self._tasks)
+        (after,) = router._workflow.advance([self._state], [router.arms[decision.action]], [response])
+        status, _ = router._workflow.outcome([after], self._tasks)
+        self._settle(cost_usd)
+        self._state, self._seen = after, records["signals"].reshape(1, -1)
         if status[0] != OPEN:
             self.outcome = "done"
             return
@@ -297,6 +315,13 @@ class Route:
         recording = self.router._recording
         self._settle(failure_cost_usd(recording.prices, recording.arms, failure))
         self.outcome = "failed"
+
+    def abandon(self) -> None:
+        """End the route where nobody knows what came of the call under way: it is charged at its worst case."""
+        if self._decision is not None:
+            worst = float(self._decision.reserve_usd[self._decision.action])
+            self._settle(worst if np.isfinite(worst) else 0.0)
+        self.outcome = self.outcome or "failed"
 
     def _asked(self) -> Decision:
         if self._decision is None:
@@ -380,6 +405,40 @@ def load_router(
     )
 
 
+def _check_rules(recording: Recording, rules: Rules) -> None:
+    """See that these are the rules of a recording's situations.
+
+    Raises:
+        ConfigError: they show other signals or have other controls, or see a recorded situation otherwise.
+    """
+    for what, ours, theirs in (
+        ("node signals", rules.node_signal_names, recording.node_signal_names),
+        ("edge signals", rules.edge_signal_names, recording.edge_signal_names),
+        ("controls", rules.controls, recording.controls),
+    ):
+        if tuple(ours) != theirs:
+            odd = sorted(set(ours) ^ set(theirs))[:4]
+            raise ConfigError(
+                f"{recording.name}: its situations have other {what} than the workflow {rules.kind!r} (they differ in "
+                f"{odd or 'their order'}); pass the workflow that it was recorded with"
+            )
+    decode = getattr(rules, "decode", None)
+    graph = recording.graph
+    some = np.flatnonzero(graph.node_status == OPEN)
+    some = some[np.linspace(0, len(some) - 1, min(len(some), 64)).astype(np.int64)]
+    if decode is None or not len(some):
+        return
+    tasks, steps = graph.node_task[some].tolist(), graph.node_step[some].tolist()
+    shown = rules.signals(decode(recording.tasks, tasks, steps, recording.texts.take(some)))
+    if not np.allclose(shown, graph.node_signals[some], atol=1e-5):
+        column = int(np.argmax(np.abs(shown - graph.node_signals[some]).max(axis=0)))
+        raise ConfigError(
+            f"{recording.name}: the workflow {rules.kind!r} shows other numbers of its situations (such as "
+            f"{recording.node_signal_names[column]!r}), so it has other limits; pass the workflow that it was recorded "
+            "with"
+        )
+
+
 def rules_of(recording: Recording) -> Rules:
     """The rules of a recording's situations: of its environment family, or of imported data.
 
@@ -408,6 +467,13 @@ def _served(recording: Recording, pool: PoolLike) -> tuple[Arm, ...]:
                 "name its models as the policy knows them (served_as says what an endpoint calls them)"
             )
         found.append(mine[0])
+    names = {arm.name for arm in found}
+    for arm in found:
+        if arm.fallback is not None and arm.fallback not in names:
+            raise PoolError(
+                f"arm {arm.name} falls back to {arm.fallback}, which the policy does not know; take the fallback out "
+                "of the pool file, or train with that arm"
+            )
     return tuple(found)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass
-from math import floor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from routegym.core.ledger import check_budget, check_lambda
 from routegym.errors import BudgetError, CallError, ConfigError, MissingExtraError
 from routegym.pool.backend import NO_TOKENS, Failure, Response, Tokens
 from routegym.pool.spend import SpendCap
@@ -29,8 +30,8 @@ __all__ = ["KINDS", "Ask", "Metrics", "Served", "Service"]
 #: Kinds of recordings whose policies can stand in for a model: what is asked is a prompt, what is handed in an answer.
 KINDS = ("single_call", "cascade")
 
+_LOGGER = logging.getLogger(__name__)
 _DECISION_BUCKETS = (25e-6, 50e-6, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 0.1)
-_PICO = 1e12
 _MOST_NAME = 200  # characters of a conversation's name
 
 
@@ -61,9 +62,9 @@ class Served:
     arm: str
     """Who gave it; empty where nobody did."""
     calls: tuple[str, ...]
-    """Who was called, in order."""
+    """Who was called, in order, whether it answered or not."""
     outcome: str
-    """See `Route.outcome`."""
+    """See `Route.outcome`; ``degraded``: a call failed, and the answer before it was handed in."""
     cost_usd: float
     tokens: Tokens
     """Of all calls together."""
@@ -84,6 +85,7 @@ class Metrics:
             f"{name}_decision_seconds", "Time of a decision", registry=registry, buckets=_DECISION_BUCKETS
         )
         self.latency = Histogram(f"{name}_request_seconds", "Time of a request", registry=registry)
+        self.log_errors = Counter(f"{name}_log_errors", "Routes that could not be logged", registry=registry)
         self.scores = Counter(f"{name}_scores", "Scores given to routes", registry=registry)
 
 
@@ -99,6 +101,7 @@ class Service:
 
     Raises:
         ConfigError: the router's policy does not route single questions.
+        BudgetError: a default makes no sense.
     """
 
     def __init__(
@@ -119,6 +122,9 @@ class Service:
                 f"{' or '.join(KINDS)} without a verdict. Others are used in a program, see routegym.load_router"
             )
         self.router, self.pool, self.log = router, pool, log
+        if budget_usd is not None:
+            check_budget(budget_usd)
+        check_lambda(lambda_)
         self.defaults = Ask("", (), budget_usd, lambda_, None, conversation_budget_usd)
         self.metrics = Metrics()
         self._spending = Path(spending)
@@ -155,49 +161,66 @@ class Service:
                 held = stack.enter_context(_Held(self._spending, ask))
                 budget = held.budget_usd
             route = self.router.start(ask.prompt, budget, ask.lambda_, ask.history)
-            return self._play(route, held)
+            name = f"route-{uuid.uuid4().hex}"
+            try:
+                return self._play(name, route)
+            finally:
+                route.abandon()  # what an error has left under way is charged at its worst case
+                if held is not None:
+                    held.spent_usd = route.spent_usd
+                self._note(name, route)
 
-    def _play(self, route: Route, held: _Held | None) -> Served:
+    def _play(self, name: str, route: Route) -> Served:
+        called: list[str] = []
         answers: list[tuple[str, Response]] = []
         failure: Failure | None = None
-        try:
-            while (name := self._decide(route)) is not None:
+        while (arm := self._decide(route)) is not None:
+            called.append(arm)
+            before = route.spent_usd
+            try:
                 (result,) = self.pool.backend.generate([route.request])
-                before = route.spent_usd
                 if isinstance(result, Failure):
                     failure = result
                     route.fail(result)
                 else:
-                    answers.append((name, result))
+                    answers.append((arm, result))
                     route.observe(result)
-                self._count(name, result, route.spent_usd - before)
-        finally:
-            if held is not None:
-                held.spent_usd = route.spent_usd
-        name = f"route-{uuid.uuid4().hex}"
-        if self.log is not None:
-            self.log.add(name, route)
+            except BaseException:
+                route.abandon()
+                self._count(arm, None, route.spent_usd - before)
+                raise
+            self._count(arm, result, route.spent_usd - before)
         if failure is not None and not answers:
             raise failure.error
         arm, last = answers[-1] if answers else ("", None)
-        tokens = tuple(sum(response.tokens[kind] for _, response in answers) for kind in range(len(NO_TOKENS)))
+        tokens = [sum(response.tokens[kind] for _, response in answers) for kind in range(len(NO_TOKENS))]
         return Served(
             id=name,
             text="" if last is None else last.text,
             arm=arm,
-            calls=tuple(called for called, _ in answers),
-            outcome=route.outcome,
+            calls=tuple(called),
+            outcome="degraded" if failure is not None else route.outcome,
             cost_usd=route.spent_usd,
-            tokens=tokens,  # type: ignore[arg-type]
+            tokens=(tokens[0], tokens[1], tokens[2], tokens[3]),
         )
+
+    def _note(self, name: str, route: Route) -> None:
+        """Write a route down; an answer that was paid for is not lost because that fails."""
+        if self.log is None:
+            return
+        try:
+            self.log.add(name, route)
+        except (OSError, ValueError):
+            _LOGGER.exception("a route could not be written to %s", self.log.path)
+            self.metrics.log_errors.inc()
 
     def _decide(self, route: Route) -> str | None:
         with self.metrics.decision.time():
             return route.next()
 
-    def _count(self, arm: str, result: Response | Failure, cost_usd: float) -> None:
+    def _count(self, arm: str, result: Response | Failure | None, cost_usd: float) -> None:
         metrics = self.metrics
-        metrics.calls.labels(arm, "failed" if isinstance(result, Failure) else "answered").inc()
+        metrics.calls.labels(arm, "answered" if isinstance(result, Response) else "failed").inc()
         metrics.cost.labels(arm).inc(cost_usd)
         if isinstance(result, Response):
             for kind, number in zip(("prompt", "cached", "completion", "reasoning"), result.tokens, strict=True):
@@ -224,17 +247,17 @@ class _Held:
         if self._cap.cap_usd == float("inf"):  # nothing to hold, but it is counted
             self.budget_usd = self._wanted
             return self
-        while self._ticket is None:
-            # in whole pico-dollars, as the cap counts, and one less: what is asked for is rounded up
-            left = (floor((self._cap.cap_usd - self._cap.spent_usd) * _PICO) - 1) / _PICO
-            if left <= 0:
-                self._cap.close()
+        try:
+            found = self._cap.reserve_up_to(self._wanted)
+            if found is None:
                 raise BudgetError(
                     f"the conversation has spent its budget of {self._cap.cap_usd:.6g} USD; begin another, or raise "
                     "its budget"
                 )
-            self.budget_usd = min(left if self._wanted is None else self._wanted, left)
-            (self._ticket,) = self._cap.reserve([self.budget_usd], wait=True)
+        except BaseException:
+            self._cap.close()
+            raise
+        self._ticket, self.budget_usd = found
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -345,3 +345,32 @@ TestSpending = SpendingMachine.TestCase
 TestSpending.settings = settings(
     max_examples=30, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+@pytest.mark.parametrize(("cap", "spent"), [(5000.0, 0.000326000003), (1.0, 0.3), (8e6, 1e-12), (0.1, 0.0)])
+def test_what_is_left_can_be_held_whatever_it_is(tmp_path: Path, cap: float, spent: float) -> None:
+    """Also where dollars with a fraction have more digits than a float."""
+    with SpendCap(tmp_path, cap) as spend:
+        (first,) = spend.reserve([spent])
+        assert first is not None
+        spend.settle(first, spent)
+        ticket, usd = spend.reserve_up_to(0.01) or (0, 0.0)
+        assert usd == 0.01
+        spend.release(ticket)
+        ticket, usd = spend.reserve_up_to(None) or (0, 0.0)
+        assert usd <= cap - spent
+        assert usd == pytest.approx(cap - spent)
+        assert spend.reserve([1e-9]) == [None]
+        spend.settle(ticket, cap)
+        assert spend.reserve_up_to(0.01) is None
+        with pytest.raises(BudgetError, match="the amount"):
+            spend.reserve_up_to(-1.0)
+
+
+def test_who_wants_what_is_left_waits_for_what_others_hold(tmp_path: Path) -> None:
+    with SpendCap(tmp_path, 1.0) as spend, SpendCap(tmp_path, 1.0) as other:
+        (ticket,) = spend.reserve([0.4])
+        assert ticket is not None
+        threading.Timer(0.3, spend.settle, (ticket, 0.1)).start()
+        _, usd = other.reserve_up_to(None) or (0, 0.0)
+        assert usd == pytest.approx(0.9)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from routegym.errors import PoolError
+from routegym.errors import CallRefusedError
 from routegym.pool import Arm, Attempt, Completion, Request
 from routegym.pool.tiers import Tier
 
@@ -55,7 +55,7 @@ def test_messages_follow_the_api() -> None:
     )
     told = replace(request, history=(("system", "mine"),))
     assert tier(system="s").to_call(told).messages == (("system", "mine"), ("user", "q"))
-    with pytest.raises(PoolError, match="takes no conversation"):
+    with pytest.raises(CallRefusedError, match="takes no conversation"):
         tier(api="completions").to_call(said)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,14 +16,15 @@ import pytest
 
 import routegym
 from routegym.core import RoutingEnv
-from routegym.errors import ActionError, BudgetError, ConfigError, RunError, ServerFailedError
+from routegym.envs.cascade import CascadeWorkflow
+from routegym.errors import ActionError, BudgetError, ConfigError, PoolError, RunError, ServerFailedError
 from routegym.graph import Expander, Recording, start_recording
 from routegym.graph.imports import RoutingData, to_recording
 from routegym.graph.imports.workflow import Turn
 from routegym.pool.backend import Attempt, Failure, Request, Response
 from routegym.serving import Router
 from routegym.serving.router import rules_of
-from tests.helpers import KINDS, SimulatedPool, legal_actions, same, tasks_of, workflow_of
+from tests.helpers import KINDS, SimulatedPool, build, legal_actions, same, tasks_of, workflow_of
 
 
 class Watched:
@@ -170,7 +172,7 @@ def test_a_route_on_imported_data_shows_what_the_environment_shows(
                 response = Response("", tokens, 0.0, 0.0, 0.0)
                 solved = (over and info["score"] == 1.0) if verdict else None
                 route.observe(response, solved, cost_usd=edge_usd)
-            assert (route.next() is None) == over if over else True
+            assert (route.next() is None) == over if over else route.outcome == ""
             assert route.spent_usd == pytest.approx(info["cost_usd_total"])
 
 
@@ -295,7 +297,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError, match="explore = 2"):
         Router(recording, Watched(), expander.workflow, explore=2)
     other, its, _ = live("single_call")
-    with pytest.raises(ConfigError, match="other signals than the workflow"):
+    with pytest.raises(ConfigError, match="other node signals than the workflow"):
         Router(other, Watched(), expander.workflow)
     foreign = replace(other, tasks=replace(other.tasks.with_embedding("hashing", dims=3), embedder="by hand"))
     with pytest.raises(RunError, match="not known here"):
@@ -353,25 +355,94 @@ def test_exploring_is_logged_with_its_probability() -> None:
 
 
 def test_threads_share_a_router() -> None:
-    """Each route is its own, whatever the others do at the same time."""
+    """Each route is its own, whatever the others do at the same time; a policy is asked one thing at a time."""
     recording, expander, _ = live("cascade")
 
     def play(router: Router, number: int) -> tuple[list[int], float]:
         pool = SimulatedPool()
         route = router.start(recording.tasks.prompts[number % 40], 1.0)
-        while (name := route.next()) is not None:
-            arm = next(arm for arm in recording.arms if arm.name == name)
-            route.observe(pool.backend.generate([replace(route.request, arm=arm)])[0])  # type: ignore[arg-type]
+        while route.next() is not None:
+            route.observe(pool.backend.generate([route.request])[0])  # type: ignore[arg-type]
         return [decision.action for decision in route.decisions], route.spent_usd
 
-    class Deterministic(Watched):
+    class Alone(Watched):
+        busy = False
+
         def predict(self, observation: Any, *args: Any, **kwargs: Any) -> Any:
+            assert not self.busy
+            self.busy = True
+            time.sleep(1e-4)  # lets another thread go on
+            self.busy = False
             return np.array([int(1e4 * observation.sum()) % 4]), None
 
-    router = Router(recording, Deterministic(), expander.workflow, pool=expander.pool)
-    alone = [play(router, number) for number in range(200)]
+    router = Router(recording, Alone(), expander.workflow, pool=expander.pool)
+    alone = [play(router, number) for number in range(100)]
     with ThreadPoolExecutor(16) as threads:
-        assert list(threads.map(lambda number: play(router, number), range(200))) == alone
+        assert list(threads.map(lambda number: play(router, number), range(100))) == alone
+
+
+def test_a_policy_that_chooses_what_is_not_legal_is_told() -> None:
+    recording, expander, _ = live("cascade")
+
+    class Greedy(Watched):
+        def predict(self, *args: Any, **kwargs: Any) -> Any:
+            return np.array([2]), None
+
+    router = Router(recording, Greedy(), expander.workflow, pool=expander.pool)
+    with pytest.raises(ActionError, match="'m2/direct', which is not legal"):
+        router.start("58+7", 30e-6).next()
+
+
+def test_policies_that_draw_say_how_likely_their_choice_was_or_nothing() -> None:
+    from routegym.policies.baselines import Random
+
+    recording, expander, _ = live("single_call")
+
+    class Mixed(Watched):
+        draws = True
+
+        def probabilities(self, observation: Any, action_masks: Any) -> Any:
+            return np.array([[0.5, 0.2, 0.3]], dtype=np.float32)
+
+    def chances(policy: Any, explore: float) -> set[tuple[int, float]]:
+        router = Router(recording, policy, expander.workflow, explore=explore)
+        routes = [router.start("58+7") for _ in range(200)]
+        for route in routes:
+            route.next()
+        return {(route.decisions[0].action, round(route.decisions[0].propensity, 6)) for route in routes}
+
+    assert chances(Mixed(), 0.0) == {(0, 0.5), (1, 0.2), (2, 0.3)}
+    assert chances(Mixed(), 0.3) == {(0, 0.45), (1, 0.24), (2, 0.31)}
+    assert all(np.isnan(chance) for _, chance in chances(Random(recording), 0.0))
+
+
+def test_what_was_told_wrongly_can_be_told_again() -> None:
+    data = watched(True, True, True)
+    recording = to_recording(data, "attempts", dims=6, most_attempts=2).recording
+    router = Router(recording, Watched(), rules_of(recording))
+    route = router.start("how far?", 1.0)
+    while route.next() is None:
+        route = router.start("how far?", 1.0)
+    before = route.decisions[-1]
+    with pytest.raises(ConfigError, match="feedback = 'typo'"):
+        route.observe(Turn("", (1, 0, 1, 0), 0.0, 0.0, 0.0, feedback="typo"), False, cost_usd=0.1)
+    assert (route.spent_usd, route.decisions[-1]) == (0.0, before)
+    route.observe(Turn("", (1, 0, 1, 0), 0.0, 0.0, 0.0, feedback="ok"), False, cost_usd=0.1)
+    assert route.spent_usd == 0.1
+
+
+def test_rules_with_other_limits_are_told() -> None:
+    recording = build("cascade", 12)
+    with pytest.raises(ConfigError, match="other limits"):
+        Router(recording, Watched(), CascadeWorkflow([arm.name for arm in recording.arms], most_calls=5))
+
+
+def test_a_fallback_that_the_policy_does_not_know_is_refused() -> None:
+    recording, expander, _ = live("cascade")
+    pool = SimulatedPool()
+    pool.arms = (*(replace(arm, fallback="spare/direct") for arm in pool.arms), replace(pool.arms[0], model="spare"))
+    with pytest.raises(PoolError, match="falls back to spare/direct, which the policy does not know"):
+        Router(recording, Watched(), expander.workflow, pool=pool)
 
 
 def test_it_is_loaded_from_a_run(tmp_path: Path) -> None:

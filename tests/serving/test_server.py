@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,7 +20,16 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from routegym.errors import BudgetError, ConfigError, ImportDataError
+from routegym.errors import (
+    BudgetError,
+    CallRefusedError,
+    ConfigError,
+    ImportDataError,
+    PromptTooLongError,
+    RateLimitError,
+    RunError,
+    StoreError,
+)
 from routegym.evaluation.off_policy import LoggedRows, ips
 from routegym.policies.route_logs import read_routes
 from routegym.serving import Router
@@ -143,7 +153,8 @@ def test_a_call_that_fails_is_told_or_what_there_is_is_handed_in(service: Servic
     answer = ask(url)
     assert answer.status_code == 200
     assert answer.json()["choices"][0]["message"]["content"] == "m0/direct says 58+7"
-    assert answer.json()["routegym"]["outcome"] == "failed"
+    assert answer.json()["routegym"]["outcome"] == "degraded"
+    assert answer.json()["routegym"]["calls"] == ["m0/direct", "m1/direct"]
     assert float(answer.headers["x-routegym-cost-usd"]) == pytest.approx(CHEAP + 100 / 1e6)
     backend.broken = {"m0/direct"}
     answer = ask(url)
@@ -167,6 +178,8 @@ def test_a_call_that_fails_is_told_or_what_there_is_is_handed_in(service: Servic
         ({"n": 2}, 400, "n = 2; expected 1"),
         ({"tools": [{"type": "function"}]}, 400, "tools is not supported"),
         ({"response_format": {"type": "json_object"}}, 400, "response_format is not supported"),
+        ({"stream": "no"}, 400, "expected true or false"),
+        ({"stream_options": "x", "stream": True}, 400, "expected an object"),
     ],
 )
 def test_bad_requests_are_told_apart(url: str, fields: dict[str, Any], status: int, told: str) -> None:
@@ -178,17 +191,116 @@ def test_bad_requests_are_told_apart(url: str, fields: dict[str, Any], status: i
 @pytest.mark.parametrize(
     ("headers", "status", "told"),
     [
-        ({"X-Routegym-Budget-USD": "much"}, 400, "expected a number"),
-        ({"X-Routegym-Budget-USD": "nan"}, 402, "budget_usd = nan"),
-        ({"X-Routegym-Budget-USD": "-1"}, 402, "budget_usd = -1"),
-        ({"X-Routegym-Lambda": "-1"}, 402, "lambda_ = -1"),
+        ({"X-Routegym-Budget-USD": "much"}, 400, "expected a finite number > 0"),
+        ({"X-Routegym-Budget-USD": "nan"}, 400, "expected a finite number > 0"),
+        ({"X-Routegym-Budget-USD": "0"}, 400, "expected a finite number > 0"),
+        ({"X-Routegym-Lambda": "-1"}, 400, "expected a finite number >= 0"),
         ({"X-Routegym-Conversation": "x" * 500}, 400, "500 characters"),
-        ({"X-Routegym-Conversation": "x", "X-Routegym-Conversation-Budget-USD": "nan"}, 402, "the spend cap is nan"),
+        ({"X-Routegym-Conversation-Budget-USD": "1"}, 400, "none is named"),
     ],
 )
 def test_bad_headers_are_told_apart(url: str, headers: dict[str, str], status: int, told: str) -> None:
     answer = ask(url, headers=headers)
     assert (answer.status_code, told in answer.json()["error"]["message"]) == (status, True)
+
+
+def test_half_a_surrogate_pair_is_refused_before_anything_is_paid(service: Service, url: str) -> None:
+    body = b'{"model": "routegym", "messages": [{"role": "user", "content": "\\ud800"}]}'
+    answer = httpx.post(f"{url}/v1/chat/completions", content=body)
+    assert answer.status_code == 400
+    assert "surrogate" in answer.json()["error"]["message"]
+    assert not service.pool.backend.asked  # type: ignore[attr-defined]
+
+
+def test_what_says_nothing_of_the_answer_is_taken(url: str) -> None:
+    harmless = {"response_format": {"type": "text"}, "modalities": ["text"], "tool_choice": "none", "tools": []}
+    assert ask(url, **harmless, temperature=0.3, max_tokens=5, n=1, stream=None).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (RateLimitError("slow down"), 429),
+        (PromptTooLongError("too long"), 400),
+        (CallRefusedError("no"), 400),
+        (StoreError("the disk is full"), 500),
+        (ZeroDivisionError("oh"), 500),
+    ],
+)
+def test_errors_of_calls_have_their_statuses(
+    service: Service, url: str, error: Exception, status: int, stream: bool
+) -> None:
+    def fail(requests: Any, on_result: Any = None) -> Any:
+        raise error
+
+    service.pool.backend.generate = fail  # type: ignore[method-assign]
+    answer = ask(url, stream=stream)
+    assert answer.status_code == status
+    assert answer.json()["error"]["type"]
+
+
+def test_a_call_of_which_nobody_knows_the_end_is_charged_at_its_worst(tmp_path: Path) -> None:
+    """The answer came and could not be kept: it was paid for."""
+    with service_of(tmp_path) as service:
+
+        def fail(requests: Any, on_result: Any = None) -> Any:
+            raise StoreError("the disk is full")
+
+        service.pool.backend.generate = fail  # type: ignore[method-assign]
+        wanted = Ask("58+7", conversation="c", conversation_budget_usd=2.5 * CHEAP)
+        for _ in range(2):
+            with pytest.raises(StoreError):
+                service.answer(wanted)
+        with pytest.raises(BudgetError, match="cheapest arm"):
+            service.answer(wanted)
+        assert service.log is not None
+        lines = [json.loads(line) for line in service.log.path.read_text().splitlines()]
+    assert [line["outcome"] for line in lines] == ["failed", "failed"]
+    assert sum(line["cost_usd"] for line in lines) == pytest.approx(2 * CHEAP)
+
+
+def test_a_log_that_cannot_be_written_loses_no_answer(service: Service, url: str) -> None:
+    assert service.log is not None
+    service.log.close()
+    assert ask(url).status_code == 200
+    assert "routegym_log_errors_total 1.0" in httpx.get(f"{url}/metrics").text
+
+
+def test_a_conversation_leaves_room_for_others(tmp_path: Path) -> None:
+    """Its requests wait for each other, not in the places of everybody's."""
+    with service_of(tmp_path) as service, served(service, concurrency=2) as url, ThreadPoolExecutor(8) as threads:
+        gate = service.pool.backend.gate  # type: ignore[attr-defined]
+        gate.clear()
+        headers = {"X-Routegym-Conversation": "c", "X-Routegym-Conversation-Budget-USD": "1"}
+        waiting = [threads.submit(ask, url, "1+1", headers) for _ in range(6)]
+        while httpx.get(f"{url}/metrics").text.count("routegym_requests_in_flight 1.0") == 0:
+            time.sleep(0.01)
+        other = threads.submit(ask, url, "2+2")
+        while httpx.get(f"{url}/metrics").text.count("routegym_requests_in_flight 2.0") == 0:
+            time.sleep(0.01)
+        gate.set()
+        assert other.result().status_code == 200
+        assert {answer.result().status_code for answer in waiting} == {200}
+
+
+def test_what_was_paid_for_a_client_that_left_is_written_down(tmp_path: Path) -> None:
+    with service_of(tmp_path) as service:
+        gate = service.pool.backend.gate  # type: ignore[attr-defined]
+        gate.clear()
+        with served(service) as url:
+            body = {"model": "routegym", "stream": True, "messages": [{"role": "user", "content": "58+7"}]}
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{url}/v1/chat/completions", json=body, timeout=1)
+            threading.Timer(1.0, gate.set).start()
+        assert service.log is not None
+        assert json.loads(service.log.path.read_text())["cost_usd"] == pytest.approx(CHEAP + MIDDLE)
+
+
+def test_two_servers_do_not_write_one_log(service: Service) -> None:
+    assert service.log is not None
+    with pytest.raises(RunError, match="another server writes it"):
+        RouteLog(service.log.path)
 
 
 def test_what_is_no_json_or_too_much_is_refused(url: str) -> None:
@@ -259,10 +371,11 @@ def test_a_log_that_is_not_one_is_told(tmp_path: Path, service: Service) -> None
     path = tmp_path / "log.jsonl"
     for text, told in (
         ("", "of 0 routes none has a score"),
-        ("{}\n", "line 1, field format: None"),
+        ('{"id": "a"}\n', "line 1, field format: None"),
         ("x\n", "line 1: not valid JSON"),
         ("[]\n", "line 1: '[]"),
         ('{"id": "a", "score": 7}\n', "line 1, field score: 7"),
+        ('{"score": 1}\n', "line 1, field id: None"),
     ):
         path.write_text(text)
         with pytest.raises(ImportDataError) as raised:
@@ -273,8 +386,28 @@ def test_a_log_that_is_not_one_is_told(tmp_path: Path, service: Service) -> None
     served_one = service.answer(Ask("58+7"))
     assert service.log is not None
     service.log.score(served_one.id, 1.0)
-    with pytest.raises(ImportDataError, match="line 1, field decisions"):  # the router's prompts are embedded
+    with pytest.raises(ImportDataError, match="line 1, field fingerprint"):  # the router's prompts are embedded
         read_routes(service.log.path, source)
+    ours = replace(source, tasks=source.tasks.with_embedding("hashing", dims=3))
+    whole = [json.loads(line) for line in service.log.path.read_text().splitlines()]
+    assert len(read_routes(service.log.path, ours).log) == 1
+    first = whole[0]["decisions"][0]
+    for changes in (
+        {"budget_usd": "a"},
+        {"budget_usd": -1},
+        {"lambda": None},
+        {"decisions": 3},
+        {"decisions": [first | {"propensity": 2}]},
+        {"decisions": [first | {"propensity": None}]},
+        {"decisions": [first | {"action": "nobody"}]},
+        {"decisions": [first | {"legal": ["accept"]}]},
+        {"decisions": [first | {"observation": ["a"] * len(first["observation"])}]},
+        {"decisions": [first | {"cost_usd": -1}]},
+        {"decisions": [first | {"reserve_usd": [1.0]}]},
+    ):
+        path.write_text("".join(json.dumps(line | changes if "format" in line else line) + "\n" for line in whole))
+        with pytest.raises(ImportDataError, match="line 1: "):
+            read_routes(path, ours)
 
 
 def test_a_line_that_was_cut_off_is_removed(tmp_path: Path) -> None:

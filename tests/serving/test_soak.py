@@ -54,7 +54,11 @@ def ask(url: str, first: int, count: int) -> Counter[int]:
             headers = {"X-Routegym-Budget-USD": "0.01"}
             if number % 4 == 0:
                 headers |= {"X-Routegym-Conversation": f"c{number % 97}", "X-Routegym-Conversation-Budget-USD": "5"}
-            body = {"model": "routegym", "messages": [{"role": "user", "content": f"{number}+7"}], "stream": number % 2}
+            body = {
+                "model": "routegym",
+                "messages": [{"role": "user", "content": f"{number}+7"}],
+                "stream": number % 2 == 1,
+            }
             return client.post(f"{url}/v1/chat/completions", json=body, headers=headers).status_code
 
         with ThreadPoolExecutor(CLIENTS) as threads:
