@@ -141,10 +141,11 @@ class LocalRunner(Runner):
                 worker.pipe.send(job)
                 found = worker.pipe.recv()
             except (EOFError, OSError):
-                worker.end()
-                with self._lock:
-                    self._busy.remove(worker)
+                self._drop(worker)
                 continue
+            except BaseException:  # something that cannot be sent
+                self._drop(worker)
+                raise
             with self._lock:
                 self._busy.remove(worker)
                 self._idle.append(worker)
@@ -161,6 +162,11 @@ class LocalRunner(Runner):
             worker = self._idle.pop() if self._idle else self._start()
             self._busy.append(worker)
             return worker
+
+    def _drop(self, worker: _Worker) -> None:
+        worker.end()
+        with self._lock:
+            self._busy.remove(worker)
 
     def _start(self) -> _Worker:
         context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork

@@ -62,6 +62,12 @@ def test_a_job_that_kills_each_process_is_given_up(local: Runner, tmp_path: Path
     assert local.submit(jobs.add, 1, 1).result(60) == 2  # others go on
 
 
+def test_what_cannot_be_sent_is_told(local: Runner) -> None:
+    with pytest.raises(AttributeError, match="lambda"):
+        local.submit(lambda: 1).result(60)
+    assert local.submit(jobs.add, 1, 1).result(60) == 2
+
+
 def test_what_is_under_way_is_given_up_where_the_block_fails(tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     runner = LocalRunner(1)
