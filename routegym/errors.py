@@ -25,6 +25,7 @@
     │       ├── PromptTooLongError      prompt and answer do not fit the model's context
     │       └── CircuitOpenError        the endpoint failed too often just now; nothing was sent
     ├── RunError           a run folder that is damaged or belongs to something else
+    ├── WorkerError        a job in another process that could not be finished
     └── MissingExtraError  an optional dependency is not installed
 
 A message says what was given, what was expected and what to do about it.
@@ -59,6 +60,7 @@ __all__ = [
     "StoreError",
     "TargetError",
     "TaskError",
+    "WorkerError",
 ]
 
 
@@ -160,6 +162,10 @@ class CircuitOpenError(CallError):
 
 class RunError(RoutegymError, ValueError):
     """A run folder that is missing, damaged or belongs to another recording."""
+
+
+class WorkerError(RoutegymError, RuntimeError):
+    """A job in another process that could not be finished; where it has failed, a note has its traceback."""
 
 
 class MissingExtraError(RoutegymError, ImportError):

@@ -13,10 +13,14 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402  after the environment
 
 import helpers  # noqa: E402
 import pytest  # noqa: E402
+import pytest_socket  # noqa: E402
+
+from routegym.runners import Runner, open_runner  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +37,22 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data in {folder}; name their folder in ROUTEGYM_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """A Ray of two CPUs on this machine, for all tests of a process; its processes end with it."""
+    pytest.importorskip("ray")
+    from routegym.runners import start_ray
+
+    pytest_socket.enable_socket()  # Ray's own processes, on this machine
+    ray, _ = start_ray(2)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def ray(ray_session: None, socket_enabled: None) -> Iterator[Runner]:
+    """A runner on it."""
+    with open_runner("ray", 2) as runner:
+        yield runner

@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from routegym.evaluation.comparison import Comparison
     from routegym.evaluation.outcomes import Grid, Outcomes
     from routegym.graph.recording import Recording
+    from routegym.runners import RunnerName
 
 __all__ = ["Bench"]
 
@@ -34,6 +35,7 @@ class Bench:
       routegym bench --env routegym/Cascade-v0 --policies all_action maskable_ppo knn confidence_cascade
       routegym bench --policies maskable_ppo my_package.my_router:MyRouter --seeds 2 --steps 100000
       routegym bench --env routegym/SingleCall-v0 --recording recordings/mine --folds 5
+      RAY_ADDRESS=auto routegym bench --runner ray --out /shared/bench
     """
 
     env: str | None = None
@@ -65,7 +67,10 @@ class Bench:
     attainable: Annotated[bool | None, tyro.conf.arg(constructor=bool)] = None
     """Work out the attainable bound; done by default, but not with folds: it belongs to one split."""
     workers: int = 0
-    """Processes; one per core by default."""
+    """Fits at once, each in a process of its own; one per core by default."""
+    runner: Literal["local", "ray"] = "local"
+    """Where they are: on this machine, or on a Ray cluster (RAY_ADDRESS; a local one without it), whose machines all
+    see OUT and the recording."""
 
     def run(self) -> None:
         """Do it."""
@@ -99,15 +104,16 @@ class Bench:
         check_comparable(recording, split, self.folds)
         grid = Grid.of(recording, self.budgets or None, self.lambdas or LAMBDAS)
         out = self.out or Path("runs") / f"bench-{Path(source).name}"
+        cache = (out / "cache").resolve()  # the processes of a cluster are in folders of their own
         console = Console(stderr=True)
         with console.status("reading"):
-            parts = bench_parts(source, recording, self.folds, out / "cache")
+            parts = bench_parts(_everywhere(source), recording, self.folds, cache)
         settings = [
             BenchSettings.of(env, name, part, grid, self.split, self.steps, self.train_lambda)
             for name, part in parts.items()
         ]
         jobs = [
-            Job(name, self.seed + number, own, out / "cache")
+            Job(name, self.seed + number, own, cache)
             for number in range(self.seeds)
             for name in self.policies or algorithm_names()
             if number == 0 or family_of(name) in ("bandit", "learner")
@@ -115,11 +121,11 @@ class Bench:
         ]
         for job in jobs:
             _ = job.hyperparameters  # a misspelt name is told before anything starts
-        refused = _run(jobs, self.workers or os.cpu_count() or 1, console)
+        refused = _run(jobs, self.runner, self.workers, console)
         for name, reason in refused.items():
             console.print(f"[bold]{name}[/] left out: {reason}", highlight=False)
         jobs = [job for job in jobs if job.name not in refused]
-        bound = _bound(recording, grid, settings[0], out / "cache", console) if attainable else None
+        bound = _bound(recording, grid, settings[0], cache, console) if attainable else None
         with console.status("references and intervals"):
             against = references(recording, split, grid, bound)
             comparison = Comparison(recording, split, grid, entries(jobs, held_out(parts)), against)
@@ -131,20 +137,34 @@ class Bench:
         _write(env, out, comparison, metrics, jobs)
 
 
-def _run(jobs: Sequence[Job], workers: int, console: Any) -> dict[str, str]:
+def _everywhere(source: str) -> str:
+    """A recording's name as it is, a folder as a path that does not depend on where one is."""
+    from routegym.graph.library import recording_folder, shipped_recordings
+
+    return source if source in shipped_recordings() else str(recording_folder(source))
+
+
+def _run(jobs: Sequence[Job], runner: RunnerName, workers: int, console: Any) -> dict[str, str]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from routegym.evaluation.bench import run_jobs
+    from routegym.runners import open_runner
+
+    if all(job.done for job in jobs):
+        return {}
 
     columns = (TextColumn("fitting and playing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.description}"), console=console) as bar:
+    with (
+        Progress(*columns, TextColumn("{task.description}"), console=console) as bar,
+        open_runner(runner, workers) as at,
+    ):
         line = bar.add_task("", total=len(jobs))
 
         def report(done: int, running: Sequence[Job]) -> None:
             names = ", ".join(f"{job.name} seed {job.seed}" for job in running)
             bar.update(line, completed=done, description=names)
 
-        return run_jobs(jobs, workers, report)
+        return run_jobs(jobs, at, report)
 
 
 def _bound(recording: Recording, grid: Grid, settings: BenchSettings, cache: Path, console: Any) -> Outcomes:

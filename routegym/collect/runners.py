@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -18,10 +17,10 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import routegym.errors
-from routegym.errors import MissingExtraError, PoolError, RoutegymError
+from routegym.errors import PoolError, RoutegymError
 from routegym.pool.backend import Backend, Failure, OnResponse, Request, Response
 from routegym.processes import end_with_parent
+from routegym.runners import Refusal, start_ray
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -119,7 +118,7 @@ class LocalWorkers(_Shared):
                     waiting.appendleft(sorted(worker.open))
                     self._workers[place] = self._replace(worker, deaths)
                     continue
-                if isinstance(message, _Refusal):
+                if isinstance(message, Refusal):
                     raise message.error()
                 index, results[index] = message
                 deaths = 0
@@ -159,19 +158,6 @@ class LocalWorkers(_Shared):
         return self._start()
 
 
-@dataclass(frozen=True)
-class _Refusal:
-    """An error of ours on its way between processes."""
-
-    kind: str
-    message: str
-
-    def error(self) -> RoutegymError:
-        made: RoutegymError = RoutegymError.__new__(getattr(routegym.errors, self.kind))
-        made.args = (self.message,)
-        return made
-
-
 def _work(pipe: Connection[Any, Any], source: Source) -> None:
     """A worker: answers what comes through the pipe until its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent says what happens
@@ -189,7 +175,7 @@ def _work(pipe: Connection[Any, Any], source: Source) -> None:
                 lambda place, result, indices=indices: pipe.send((indices[place], result)),  # type: ignore[misc]
             )
     except RoutegymError as error:
-        pipe.send(_Refusal(type(error).__name__, str(error)))
+        pipe.send(Refusal.of(error))
 
 
 class RayTasks(_Shared):
@@ -209,17 +195,9 @@ class RayTasks(_Shared):
 
     def __init__(self, source: Source, count: int, here: Backend) -> None:
         super().__init__(here)
-        try:
-            import ray
-        except ImportError:
-            raise MissingExtraError("ray", "ray") from None
-        self._ray: Any = ray
+        self._ray, self._started = start_ray(count)
         self._source, self._count = source, count
-        self._started = not ray.is_initialized()
-        if self._started:
-            local: dict[str, Any] = {"address": "local", "num_cpus": count, "include_dashboard": False}
-            ray.init(log_to_driver=False, **({} if os.environ.get("RAY_ADDRESS") else local))
-        self._answer = ray.remote(num_cpus=1, max_retries=_MOST_DEATHS)(_answer)
+        self._answer = self._ray.remote(num_cpus=1, max_retries=_MOST_DEATHS)(_answer)
 
     def generate(self, requests: Sequence[Request], on_result: OnResponse | None = None) -> list[Response | Failure]:
         """See `routegym.pool.backend.Backend`; results are reported task by task.
@@ -236,8 +214,8 @@ class RayTasks(_Shared):
         try:
             while tasks:
                 (task,), _ = self._ray.wait(list(tasks), num_returns=1)
-                found: list[Response | Failure] | _Refusal = self._ray.get(task)
-                if isinstance(found, _Refusal):
+                found: list[Response | Failure] | Refusal = self._ray.get(task)
+                if isinstance(found, Refusal):
                     raise found.error()
                 for index, result in zip(tasks.pop(task), found, strict=True):
                     results[index] = result
@@ -265,11 +243,11 @@ def _connected(source: Source) -> Backend:
     return source.connect()
 
 
-def _answer(source: Source, requests: list[Request]) -> list[Response | Failure] | _Refusal:
+def _answer(source: Source, requests: list[Request]) -> list[Response | Failure] | Refusal:
     try:
         return _connected(source).generate(requests)
     except RoutegymError as error:
-        return _Refusal(type(error).__name__, str(error))
+        return Refusal.of(error)
 
 
 def _chunks(count: int, workers: int) -> Iterator[list[int]]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import multiprocessing
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from platform import node
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 import routegym
-from routegym.errors import ConfigError, MissingExtraError, RoutegymError, RunError
+from routegym.errors import ConfigError, MissingExtraError, RoutegymError, RunError, WorkerError
 from routegym.evaluation.comparison import Comparison, Entry
 from routegym.evaluation.outcomes import Grid, Outcomes, play
 from routegym.evaluation.references import references
@@ -31,11 +30,11 @@ from routegym.policies.algorithm import Problem, algorithm_class, family_of
 from routegym.policies.config import hyperparameters, tuned
 from routegym.policies.storage import load_policies, save_policies
 from routegym.policies.training import Training, write_atomically
-from routegym.processes import end_with_parent
 
 if TYPE_CHECKING:
     from routegym.graph.recording import Recording
     from routegym.policies.policy import Policy
+    from routegym.runners import Runner
 
 __all__ = [
     "BenchSettings",
@@ -175,47 +174,46 @@ def held_out(parts: Mapping[str, Recording]) -> dict[str, npt.NDArray[np.int64]]
 
 def run_jobs(
     jobs: Sequence[Job],
-    workers: int,
+    runner: Runner,
     report: Callable[[int, Sequence[Job]], None] | None = None,
 ) -> dict[str, str]:
-    """Do what is not done yet, `workers` jobs at a time, each in a process of its own with one thread.
+    """Do what is not done yet.
 
     Killed and started again it goes on: finished jobs are kept, and those that write checkpoints resume from them.
 
     Args:
-        jobs: what to do.
-        workers: processes.
+        jobs: what to do; their cache and their recordings lie where every process of the runner finds them.
+        runner: does them, as many at once as it has workers.
         report: is told how many jobs are done, and which are running.
 
     Returns:
         Why an algorithm could not be fitted here, by its name: it needs signals that the recording lacks, or a package
         that is not installed.
+
+    Raises:
+        WorkerError: a job's process died again and again, a job failed, or a machine does not see the cache or has
+            other code.
     """
-    todo = [job for job in jobs if not job.done]
-    done = len(jobs) - len(todo)
+    waiting = [job for job in jobs if not job.done]
+    done = len(jobs) - len(waiting)
     refused: dict[str, str] = {}
-    waiting, running = list(todo), dict[Future[str | None], Job]()
-    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    with ProcessPoolExecutor(max(1, min(workers, len(todo))), mp_context=context, initializer=_begin_worker) as pool:
-        try:
-            while waiting or running:
-                while waiting and len(running) < workers:
-                    job = waiting.pop(0)
-                    if job.name in refused:
-                        done += 1
-                        continue
-                    running[pool.submit(_work, job)] = job
-                if report is not None:
-                    report(done, list(running.values()))
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    job = running.pop(future)
-                    reason = future.result()
-                    if reason is not None:
-                        refused[job.name] = reason
-                    done += 1
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    running = dict[Future[str | None], Job]()
+    while waiting or running:
+        while waiting and len(running) < runner.workers:
+            job = waiting.pop(0)
+            if job.name in refused:
+                done += 1
+                continue
+            job.cache.mkdir(parents=True, exist_ok=True)
+            running[runner.submit(_work, job, job.folder)] = job
+        if report is not None:
+            report(done, list(running.values()))
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            job = running.pop(future)
+            reason = future.result()
+            if reason is not None:
+                refused[job.name] = reason
+            done += 1
     if report is not None:
         report(done, [])
     return refused
@@ -361,23 +359,15 @@ def keep_outcomes(path: Path, outcomes: Outcomes) -> None:
     write_atomically(path, save({name: np.ascontiguousarray(array) for name, array in vars(outcomes).items()}))
 
 
-def _begin_worker() -> None:
-    end_with_parent()
-    _one_thread()
-
-
-def _one_thread() -> None:
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[name] = "1"
-    try:
-        import torch
-    except ImportError:
-        return
-    torch.set_num_threads(1)
-
-
-def _work(job: Job) -> str | None:
+def _work(job: Job, folder: Path) -> str | None:
     """Fit and play; a reason if this cannot be done here."""
+    if not job.cache.is_dir():
+        raise WorkerError(f"{job.cache}: not there on machine {node()}; name a folder that all machines see with --out")
+    if job.folder != folder:
+        raise WorkerError(
+            f"machine {node()} has another routegym, or another {job.name}, than where the bench was started; install "
+            "the same on every machine"
+        )
     recording = load_recording(job.settings.recording)
     grid = Grid.of(recording, job.settings.budgets, job.settings.lambdas)
     job.folder.mkdir(parents=True, exist_ok=True)

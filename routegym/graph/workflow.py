@@ -41,7 +41,8 @@ class Rules(Protocol):
 
     Attributes:
         kind: name of the environment family, stored in recordings.
-        controls: names of the actions that call no model; they come after the arms.
+        controls: names of the actions that call no model; they come after the arms. The first one hands in what there
+            is and ends the episode: scales, rules and references count on it.
         node_signal_names: columns of `signals`.
         edge_signal_names: columns of `response_signals`.
     """

@@ -47,6 +47,45 @@ def test_graph_size() -> None:
     assert rows == ["1,000", "10,000"]
 
 
+def test_plan() -> None:
+    table = run("plan.py", "--tokens-per-second", "500", "--tasks", "20", "2000000", "--arms", "3", "--gpus", "4")
+    cells = [[cell.strip() for cell in line.split("│")[1:4]] for line in table.splitlines() if line.startswith("│")]
+    rows = {name: values for name, *values in cells}
+    assert rows["calls"] == ["60", "6 x 10^6"]
+    assert rows["generated tokens"] == ["12,000", "1.2 x 10^9"]
+    assert rows["GPU-hours"] == ["0.0067", "667"]
+    assert rows["recorded choices"] == ["60", "6 x 10^6"]  # one per arm: the recording that was measured is complete
+    assert float(rows["response store"][1].removesuffix(" GB")) > 2  # prompt and answer have 2,000 letters
+
+
+def test_the_arithmetic_of_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from plan import CLIENT_S_PER_CALL, Sizes, Work, count, plan, size
+
+    work = Work(
+        tasks=1_000_000,
+        arms=4,
+        prompt_tokens=300,
+        completion_tokens=90,
+        tokens_per_second=1_000.0,
+        gpus=5,
+        memory_bytes=16e9,
+    )
+    found = plan(work, Sizes(store_bytes=2_500, choices=4, disk_bytes=600, memory_bytes=20_000))
+    assert found.calls == 4e6
+    assert found.prompt_tokens == 1.2e9
+    assert found.generated_tokens == 3.6e8
+    assert found.gpu_hours == 100  # 3.6e8 tokens at 3.6e6 an hour
+    assert found.days == pytest.approx(100 / 5 / 24)
+    assert found.client_hours == pytest.approx(4e6 * CLIENT_S_PER_CALL / 3600)
+    assert (found.store_bytes, found.choices, found.disk_bytes, found.memory_bytes) == (1e10, 4e6, 6e8, 2e10)
+    assert found.recordings == 2  # 20 GB in portions of 16
+    assert [count(number) for number in (0.333, 12_345, 1e6, 6e9, 1.24e12)] == [
+        "0.33", "12,345", "10^6", "6 x 10^9", "1.24 x 10^12",
+    ]  # fmt: skip
+    assert [size(number) for number in (5e6, 5.63e10, 2e12, 3e15)] == ["5 MB", "56.3 GB", "2 TB", "3 PB"]
+
+
 def test_live_overhead() -> None:
     table = run("live_overhead.py")
     for name in ("expander, tiers and environment", "response store and spend cap", "HTTP"):

@@ -8,14 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from routegym.cli.main import main
-from routegym.evaluation.bench import open_bench
+from routegym.errors import WorkerError
+from routegym.evaluation.bench import BenchSettings, Job, open_bench, run_jobs
+from routegym.evaluation.outcomes import Grid
 from routegym.graph.library import load_recording
+from routegym.runners import Runner, open_runner
 
 MINE = """
 import numpy as np
@@ -143,6 +147,61 @@ def test_folds_replace_the_splits(recording: Path, capsys: pytest.CaptureFixture
         main(["bench", "--recording", str(recording), "--folds", "5", "--attainable"])
     assert error.value.code == 2
     assert "no --attainable: that bound belongs to one split" in capsys.readouterr().err
+
+
+DYING = """
+import os, signal
+from dataclasses import dataclass
+from pathlib import Path
+from routegym.policies.rules import RandomMixture
+
+@dataclass(frozen=True)
+class Dying(RandomMixture):
+    def fit(self, problem, seed=0, training=None):
+        died = Path(__file__).with_name("died")
+        if not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().fit(problem, seed, training)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals of Unix")
+def test_ray_makes_the_same_and_a_killed_process_costs_time_only(
+    bench: tuple[Path, list[str]], recording: Path, tmp_path: Path, ray: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, arguments = bench
+    monkeypatch.chdir(folder)
+    (folder / "my_dying.py").write_text(DYING)
+    out = tmp_path / "ray"
+    told = [str(out) if word == str(folder / "out") else word for word in arguments]
+    main([*told, "my_dying:Dying", "random_mixture", "--runner", "ray", "--workers", "2"])
+    assert (folder / "died").exists()
+    made = sorted(path.relative_to(folder / "out") for path in (folder / "out" / "cache").glob("*/*.safetensors"))
+    assert len(made) == 3 + 2 * 4  # two networks, a rule; outcomes on two splits of those and the policy beside them
+    for path in made:
+        assert (out / path).read_bytes() == (folder / "out" / path).read_bytes()
+    for split in ("val", "test"):
+        (died,), (lived,) = ((out / "cache").glob(f"{n}-0-*/{split}-*") for n in ("my_dying.Dying", "random_mixture"))
+        assert died.read_bytes() == lived.read_bytes()
+
+
+def test_a_worker_that_does_not_see_the_folder_says_so(recording: Path, tmp_path: Path) -> None:
+    whole = load_recording(recording)
+    settings = BenchSettings.of("routegym/AgentSteps-v0", str(recording), whole, Grid.of(whole, [1.0], [0.0]))
+    job = Job("random", 0, settings, tmp_path / "cache")
+    with open_runner("local", 1) as runner:
+
+        class Elsewhere:  # makes the folder vanish between here and there
+            workers = 1
+
+            def submit(self, function: Callable[..., object], *given: object) -> Future[object]:
+                (tmp_path / "cache").rmdir()
+                return runner.submit(function, *given)
+
+        with pytest.raises(WorkerError, match="name a folder that all machines see with --out"):
+            run_jobs([job], Elsewhere())  # type: ignore[arg-type]
 
 
 SLOW = """

@@ -10,9 +10,10 @@ import helpers
 import pytest
 
 from routegym.collect import LocalWorkers, RayTasks, Source
-from routegym.collect.runners import _chunks, _Refusal
+from routegym.collect.runners import _chunks
 from routegym.errors import MissingExtraError, PoolError, SpendCapError
 from routegym.pool.backend import Request
+from routegym.runners import Refusal
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 255, 256, 1000, 10_000, 65_536])
@@ -26,7 +27,7 @@ def test_every_call_is_given_to_somebody_once(count: int, workers: int) -> None:
 
 def test_errors_keep_their_kind_and_their_words() -> None:
     for error in (SpendCapError("no room"), MissingExtraError("httpx", "live"), PoolError("")):
-        again = _Refusal(type(error).__name__, str(error)).error()
+        again = Refusal.of(error).error()
         assert type(again) is type(error)
         assert str(again) == str(error)
 

@@ -6,17 +6,24 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import requires, version
+from importlib.util import find_spec as find
 from pathlib import Path
 
 import pytest
+import yaml
+
+from routegym import ENV_IDS, load_recording
+from routegym.policies.config import hyperparameters, tuned
+from routegym.policies.storage import load_policies
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(*arguments: str, cwd: Path) -> str:
+def run(*arguments: str, cwd: Path, quiet: bool = True) -> str:
     done = subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=170)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "Warn" not in done.stderr
+    assert not (quiet and "Warn" in done.stderr)
     return done.stdout
 
 
@@ -72,6 +79,57 @@ def test_tracked_example(tmp_path: Path) -> None:
 def test_a_router_of_ones_own_plays(tmp_path: Path) -> None:
     shown = run(str(ROOT / "docs/examples/my_router.py"), cwd=tmp_path)
     assert len(re.findall(r"budget \S+ USD: score 0\.\d+ at 0\.\d+ USD", shown)) == 11
+
+
+def test_a_workflow_of_ones_own_trains(tmp_path: Path) -> None:
+    shown = run(str(ROOT / "docs/examples/my_workflow.py"), "40", "8192", cwd=tmp_path)
+    assert "ended with score 0." in shown
+    found = re.findall(r"budget \S+ USD: score (\d\.\d+), always the dearest arm that can be paid (\d\.\d+)", shown)
+    learned, dearest = ([float(pair[side]) for pair in found] for side in (0, 1))
+    assert len(found) == 11
+    assert sum(learned[:-2]) > sum(dearest[:-2])  # it keeps money for what is still to come
+
+
+def test_a_pool_of_ones_own_is_recorded(tmp_path: Path) -> None:
+    shown = run(str(ROOT / "docs/examples/my_pool.py"), "120", "20", cwd=tmp_path)
+    assert "always expert  score 1.000" in shown
+    assert re.search(r"[1-9]\d* calls brought no answer at first, 0 in the end", shown)
+    assert len(re.findall(r"budget \S+ USD: score", shown)) == 11
+
+
+def test_rllib_example_learns(tmp_path: Path) -> None:
+    held = [re.search(r"gymnasium==([\d.]+).*rllib", text) for text in requires("ray") or ()] if find("ray") else []
+    (wanted,) = {match[1] for match in held if match} or {""}
+    if wanted != version("gymnasium") or not find("tree"):
+        pytest.skip(f"RLlib takes gymnasium {wanted}, here is {version('gymnasium')}; docs/scripts.md: its environment")
+    shown = run(str(ROOT / "docs/examples/rllib_ppo.py"), "16384", "1", cwd=tmp_path, quiet=False)
+    rewards = [float(reward) for reward in re.findall(r"mean reward (-?\d\.\d+)", shown)]
+    assert rewards[-1] > rewards[0]
+    assert len(re.findall(r"budget \S+ USD: score", shown)) == 11
+    recording = load_recording("cascade")
+    assert load_policies(tmp_path / "runs/rllib", recording)[0].predict is not None
+
+
+def test_rl_zoo_has_the_tuned_numbers() -> None:
+    entries = yaml.safe_load((ROOT / "docs/examples/rl_zoo.yaml").read_text())
+    assert set(entries) == {"default", *ENV_IDS}
+    for env in ENV_IDS:
+        ours, theirs = hyperparameters(tuned("ppo", env, {})), entries[env]
+        assert theirs["n_timesteps"] == ours["steps"]
+        assert theirs["n_envs"] * theirs["n_steps"] == ours["n_envs"] * ours["n_steps"]
+        assert theirs["learning_rate"] == f"lin_{ours['learning_rate']}"
+        for name in ("batch_size", "n_epochs", "gamma", "ent_coef"):
+            assert theirs[name] == ours[name]
+
+
+def test_rl_zoo_trains(tmp_path: Path) -> None:
+    if not find("rl_zoo3"):
+        pytest.skip("RL Zoo is not installed; docs/scripts.md says how its environment is made")
+    words = ["--algo", "ppo", "--env", "routegym/Cascade-v0", "--gym-packages", "routegym", "-n", "16384"]
+    words += ["-conf", str(ROOT / "docs/examples/rl_zoo.yaml"), "--eval-freq", "-1", "--seed", "0", "--device", "cpu"]
+    shown = run("-m", "rl_zoo3.train", *words, cwd=tmp_path, quiet=False)
+    assert re.search(r"ep_rew_mean +\| 0\.\d+", shown)
+    assert list(tmp_path.glob("logs/ppo/routegym-Cascade-v0_1/routegym-Cascade-v0.zip"))
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/routers.md", "docs/tracking.md"])
