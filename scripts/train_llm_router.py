@@ -86,11 +86,11 @@ def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def thaw(model: PreTrainedModel, layers: int) -> None:
-    """Train the last layers only."""
+    """Train the last layers only; what is frozen stays in bfloat16, as it was stored."""
     model.requires_grad_(False)
+    model.to(torch.bfloat16)
     for layer in model.model.layers[-layers:]:
-        layer.requires_grad_(True)
-    model.model.norm.requires_grad_(True)
+        layer.requires_grad_(True).float()
 
 
 def settings(options: argparse.Namespace, name: str) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def grpo(recording: Recording, options: argparse.Namespace) -> Path:
         max_steps=options.steps,
         learning_rate=5e-5,
         max_completion_length=200,
-        max_tool_calling_iterations=5,
+        max_tool_calling_iterations=3,
         generation_kwargs={"max_new_tokens": 16},  # a round: a call and no thoughts
     )
     rows = tasks(recording, options.steps, lambda_=options.price, seed=options.seed + 1)
@@ -201,7 +201,7 @@ def baseline(name: str, recording: Recording, grid: Grid, options: argparse.Name
             began = time.process_time()
             cls: Any = TextPPO if name == "text_ppo" else algorithm_class(name)
             if hasattr(cls, "fit"):
-                algorithm = TextPPO() if name == "text_ppo" else tuned(name, env)
+                algorithm = TextPPO(steps=32_768) if name == "text_ppo" else tuned(name, env)
                 policy = algorithm.fit(Problem(recording), seed)
             else:
                 policy = cls(recording)

@@ -321,8 +321,8 @@ def demonstrations(
             action = teacher(episode)
             talk.append(environment.text.call(action))
             reply = getattr(episode, environment.text.tool_names[action])()
-            if not episode.ended:
-                talk.append({"role": "tool", "name": environment.text.tool_names[action], "content": reply})
+            talk.append({"role": "tool", "name": environment.text.tool_names[action], "content": reply})
+        talk.append({"role": "assistant", "content": ""})  # nothing is left to be said
         talks.append({"messages": talk, "tools": json.dumps(environment.text.schemas())})
     found: Dataset = data.Dataset.from_list(talks)
     return found

@@ -204,9 +204,9 @@ def test_demonstrations_are_what_the_environment_says(cascade: Recording) -> Non
         said = talk["messages"]
         assert [one["role"] for one in said[:3]] == ["system", "user", "assistant"]
         assert said[1]["content"] == episode.reset(**row)
-        for asked, told in zip(said[2::2], [*said[3::2], None], strict=True):
-            reply = getattr(episode, asked["tool_calls"][0]["function"]["name"])()
-            assert reply == (told["content"] if told else "The episode is over.")
+        assert (said[-2]["content"], said[-1]["content"]) == ("The episode is over.", "")
+        for asked, told in zip(said[2:-1:2], said[3::2], strict=True):
+            assert told["content"] == getattr(episode, asked["tool_calls"][0]["function"]["name"])()
         assert episode.get_reward() is not None
         tokenizer = tokenizer_of()
         written = tokenizer.apply_chat_template(said, tools=environment.text.schemas(), tokenize=False)
@@ -235,17 +235,20 @@ def test_grpo_trains_a_tiny_model(cascade: Recording, tmp_path: Path, monkeypatc
         from trl import GRPOConfig, GRPOTrainer
 
         played: list[tuple[Any, ...]] = []
+        scored: dict[tuple[int, int], tuple[tuple[int, ...], float | None]] = {}
 
         class Watched(router_environment(cascade)):  # type: ignore[misc]
             """Notes what is played; the last roll-out of every group breaks."""
 
             def reset(self, **row: Any) -> str:
                 told: str = super().reset(**row)
-                played.append((row["task_id"], self.budget_usd, self.lambda_, self))
+                played.append((row["task_id"], self.budget_usd, self.lambda_, row["seed"], self))
                 return told
 
             def get_reward(self) -> float | None:
-                return None if len(played) % 4 == 0 and played[-1][3] is self else super().get_reward()
+                reward = None if played[-1][-1] is self else super().get_reward()
+                scored[len(played), id(self)] = (self.actions, reward)
+                return reward
 
         tokenizer = tokenizer_of([f"<route>{name}</route>" for name in Watched.text.tool_names])
         spelled = list(range(tokenizer.convert_tokens_to_ids("<|im_start|>") + 1))
@@ -264,14 +267,18 @@ def test_grpo_trains_a_tiny_model(cascade: Recording, tmp_path: Path, monkeypatc
         trainer.train()
     groups = [played[:4], played[4:]]
     assert len(played) == 8
-    assert all(len({one[:3] for one in group}) == 1 for group in groups)
+    assert all(len({one[:-1] for one in group}) == 1 for group in groups)
     logs = [record for record in trainer.state.log_history if "loss" in record]
     assert len(logs) == 2
     assert all(math.isfinite(record["loss"]) and math.isfinite(record["reward"]) for record in logs)
     assert sum(record["tools/call_frequency"] for record in logs) > 0
-    rewards = np.array(trainer._logs["rewards"]["Watched"])
-    advantages = np.array(trainer._logs["advantages"])
-    broken = np.isnan(rewards)
-    assert broken.any()
-    assert (advantages[broken] == 0).all()
+    same = RoutingEnv(cascade, split="all")
+    for (task, budget, price, seed, _), (actions, reward) in zip(played, scored.values(), strict=True):
+        same.reset(seed=seed, options={"task_id": task, "budget_usd": budget, "lambda": price})
+        total = sum(float(same.step(action)[1]) for action in actions)
+        assert reward in (None, total)
+    assert [reward is None for _, reward in scored.values()] == [False, False, False, True] * 2
+    *kept, broken = trainer._logs["advantages"]
+    assert broken == 0
+    assert sum(kept) == pytest.approx(0, abs=1e-4)  # the mean of the group is that of the others
     assert any((weight != before[name]).any() for name, weight in model.named_parameters())
