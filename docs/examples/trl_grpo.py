@@ -13,7 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
-from routegym.evaluation.outcomes import Grid, play
+from routegym.core import RoutingVectorEnv
+from routegym.core.rollout import rollout
 from routegym.graph.library import load_recording
 from routegym.integrations.language_model import LanguageModelRouter
 from routegym.integrations.trl import router_environment, tasks, use_short_calls
@@ -47,5 +48,6 @@ trainer = GRPOTrainer(
 trainer.train()
 
 router = LanguageModelRouter(trainer.model, tokenizer, recording)
-test = play(router, recording, "test", Grid.of(recording, [recording.budget_range_usd[1]], [0.1]))
-print(f"score {test.scores.mean():.3f} at ${test.costs.mean():.6f} a task, {test.violations.sum()} above its budget")
+env = RoutingVectorEnv(16, recording, split="test", observation="text", autoreset_mode="SameStep")
+played = rollout(router, env, recording.split("test")[:32], budget_usd=recording.budget_range_usd[1], lambda_=0.1)
+print(f"score {played.score.mean():.3f} at ${played.cost_usd.mean():.6f}, {played.violations.sum()} above the budget")
