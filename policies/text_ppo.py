@@ -47,6 +47,12 @@ class TextPPO(PPOParameters):
 
     steps: int = 65_536
     """Environment steps in all."""
+    n_envs: int = 128
+    """Episodes played side by side."""
+    n_steps: int = 8
+    """Steps of each episode between two updates."""
+    batch_size: int = 512
+    """Transitions in a minibatch."""
     n_epochs: int = 2
     """Passes over the collected transitions."""
     embedding_prior: float = 0.0

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     recording = fewer_test_tasks(load_recording(options.recording), options.test_tasks)
-    grid = Grid.of(recording, budget_grid(recording, 3)[1:], [options.price])
+    grid = Grid(budget_grid(recording, 3)[1:], np.array([options.price]))
     played = {name: baseline(name, recording, grid, options) for name in BASELINES}
     stages: dict[str, Callable[[], Path]] = {
         "SmolLM2, untrained": lambda: options.model,
@@ -121,10 +121,9 @@ def warm_start(recording: Recording, options: argparse.Namespace) -> Path:
     shown = demonstrations(router_environment(recording), rows, best_action)
     config = SFTConfig(
         **settings(options, "warm_start"),
-        per_device_train_batch_size=8,
-        gradient_accumulation_steps=2,
+        per_device_train_batch_size=4,
         num_train_epochs=1,
-        learning_rate=3e-4,
+        learning_rate=2e-4,
         max_length=512,
         assistant_only_loss=True,
     )
@@ -201,7 +200,7 @@ def baseline(name: str, recording: Recording, grid: Grid, options: argparse.Name
             began = time.process_time()
             cls: Any = TextPPO if name == "text_ppo" else algorithm_class(name)
             if hasattr(cls, "fit"):
-                algorithm = TextPPO(steps=32_768) if name == "text_ppo" else tuned(name, env)
+                algorithm = TextPPO() if name == "text_ppo" else tuned(name, env)
                 policy = algorithm.fit(Problem(recording), seed)
             else:
                 policy = cls(recording)
