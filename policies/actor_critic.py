@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from routegym.core.observation import ObservationLayout
 from routegym.errors import MissingExtraError
 from routegym.policies.network import NetworkPolicy
 from routegym.policies.networks import Actor, make_actor
 from routegym.policies.networks.mlp import mlp
 from routegym.policies.networks.recurrent import RecurrentActor, make_head
+from routegym.policies.networks.text import TextEncoder, text_actor
 from routegym.policies.recurrent import RecurrentPolicy
 
 try:
@@ -17,13 +19,14 @@ try:
     from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
     from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
     from stable_baselines3.common.policies import ActorCriticPolicy
+    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 except ImportError as error:
     raise MissingExtraError("sb3-contrib", "train") from error
 
 if TYPE_CHECKING:
     from routegym.graph.recording import Recording
 
-__all__ = ["ActorCritic", "CostCritic", "MaskableActorCritic", "RecurrentActorCritic"]
+__all__ = ["ActorCritic", "CostCritic", "MaskableActorCritic", "RecurrentActorCritic", "TextActorCritic"]
 
 
 class _Extractor(th.nn.Module):
@@ -139,3 +142,39 @@ class RecurrentActorCritic(_Routing, RecurrentActorCriticPolicy):
     def to_recurrent_policy(self) -> RecurrentPolicy:
         """The actor alone."""
         return RecurrentPolicy(RecurrentActor(self.lstm_actor, self.mlp_extractor.actor), self.hidden)
+
+
+class TextActorCritic(MaskableActorCritic):
+    """Actor and critic on the features of one encoder of the text, for observations as `text_columns` makes them.
+
+    Args of the policy (``policy_kwargs``): ``recording`` and ``hidden``.
+    """
+
+    features_extractor: _Reader
+
+    def __init__(self, *args: Any, recording: Recording, **kwargs: Any) -> None:
+        layout = ObservationLayout.of(recording)
+        reader: dict[str, Any] = {"features_extractor_class": _Reader, "features_extractor_kwargs": {"layout": layout}}
+        super().__init__(*args, recording=recording, **reader, **kwargs)
+
+    def _build_mlp_extractor(self) -> None:
+        head = make_head(self.features_extractor.encoder.width, self.hidden, self.recording)
+        self.mlp_extractor = _Extractor(head, self.recording.graph.n_actions, self.features_dim, self.hidden)
+
+    def to_text_actor(self) -> Actor:
+        """The actor alone."""
+        layout = ObservationLayout.of(self.recording)
+        return text_actor(self.features_extractor.encoder, self.mlp_extractor.actor, layout)
+
+
+class _Reader(BaseFeaturesExtractor):
+    """The encoder as a features extractor of stable-baselines3."""
+
+    def __init__(self, observation_space: Any, layout: ObservationLayout) -> None:
+        encoder = TextEncoder(layout, observation_space.shape[0] - layout.width)
+        super().__init__(observation_space, layout.width + encoder.width)
+        self.encoder = encoder
+
+    def forward(self, rows: th.Tensor) -> th.Tensor:
+        features: th.Tensor = self.encoder(rows)
+        return features

@@ -41,6 +41,7 @@ _KINDS = {
     "random_mixture": f"{_HERE}.baselines:RandomMixture",
     "round_robin": f"{_HERE}.baselines:RoundRobin",
     "selected": f"{_HERE}.selection:Selected",
+    "text_network": f"{_HERE}.text_ppo:TextPolicy",
     "success_prediction": f"{_HERE}.success:SuccessPredictor",
     "irt": f"{_HERE}.irt:IRTPolicy",
     "network": f"{_HERE}.network:NetworkPolicy",

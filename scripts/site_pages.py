@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from routegym.registration import ENV_IDS
 
 _ROOT = Path(__file__).resolve().parents[1]
-_PAPERS = ("policies", "envs", "routegym/core", "routegym/evaluation")
+_PAPERS = ("policies", "envs", "routegym/core", "routegym/evaluation", "routegym/integrations")
 _STEPS = {"SingleCall": 1, "Cascade": 3, "AgentSteps": 4, "Attempts": 4}  # of the routes that are drawn
 _BUDGET = 0.001
 

@@ -212,6 +212,7 @@ def test_core_dependencies_stay_light(settings: dict[str, Any]) -> None:
         "reasoning-gym",
         "minari",
         "ray",
+        "trl",
         "vllm",
         "wandb",
         "tensorboard",
@@ -219,5 +220,5 @@ def test_core_dependencies_stay_light(settings: dict[str, Any]) -> None:
     )
     assert [name for name in heavy if name in core] == []
     extras = set(settings["project"]["optional-dependencies"])
-    live = {"live", "tasks", "embeddings", "minari", "ray", "serve", "sweep", "vllm"}
+    live = {"live", "tasks", "embeddings", "minari", "ray", "serve", "sweep", "trl", "vllm"}
     assert extras == {"train", "pool", "plots", "fast", "baselines", "report", "track", "all", "dev"} | live

@@ -20,6 +20,7 @@ _EXTRAS = {
     "minari": ("minari",),
     "ray": ("ray",),
     "sweep": ("optuna",),
+    "trl": ("trl", "datasets", "transformers"),
     "vllm": ("vllm",),
 }
 

@@ -132,6 +132,20 @@ def test_rl_zoo_trains(tmp_path: Path) -> None:
     assert list(tmp_path.glob("logs/ppo/routegym-Cascade-v0_1/routegym-Cascade-v0.zip"))
 
 
+def test_trl_example(tmp_path: Path) -> None:
+    for package in ("torch", "trl"):
+        pytest.importorskip(package)
+    from tiny_model import model_of, tokenizer_of
+
+    tokenizer = tokenizer_of()
+    model_of(tokenizer).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    command = [sys.executable, "-W", "ignore", str(ROOT / "docs/examples/trl_grpo.py"), "model", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.search(r"score [01]\.\d+ at \$0\.\d+, 0 above the budget", done.stdout)
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/routers.md", "docs/tracking.md"])
 def test_python_blocks_run(page: str, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
