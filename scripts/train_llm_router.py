@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
+    same_options(options)
     recording = fewer_test_tasks(load_recording(options.recording), options.test_tasks)
     grid = Grid(budget_grid(recording, 3)[1:], np.array([options.price]))
     played = {name: baseline(name, recording, grid, options) for name in BASELINES}
@@ -69,6 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         played[name] = [language_model(stage(), recording, grid, options.out)]
     table(recording, grid, played, options.out)
     return 0
+
+
+def same_options(options: argparse.Namespace) -> None:
+    """What is kept in OUT is of one set of options."""
+    mine = {name: str(value) for name, value in vars(options).items() if name != "out"}
+    path = options.out / "options.json"
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != mine:
+        raise SystemExit(f"{options.out}: holds results of other options; name another folder with --out")
+    path.write_text(json.dumps(mine, indent=1), encoding="utf-8")
 
 
 def fewer_test_tasks(recording: Recording, count: int) -> Recording:
@@ -147,8 +157,8 @@ def grpo(recording: Recording, options: argparse.Namespace) -> Path:
         num_generations=options.group,
         max_steps=options.steps,
         learning_rate=5e-5,
-        max_completion_length=200,
-        max_tool_calling_iterations=3,
+        max_completion_length=320,
+        max_tool_calling_iterations=5,  # rounds of the longest episode, and one for a refused call
         generation_kwargs={"max_new_tokens": 16},  # a round: a call and no thoughts
     )
     rows = tasks(recording, options.steps, lambda_=options.price, seed=options.seed + 1)
@@ -168,7 +178,9 @@ def finish(trainer: Any, folder: Path, began: float) -> None:
     log = "".join(json.dumps(record) + "\n" for record in trainer.state.log_history)
     folder.with_suffix(".jsonl").write_text(log, encoding="utf-8")
     print(f"{folder.name}: {time.monotonic() - began:.0f} s", flush=True)
-    trainer.save_model(str(folder))
+    draft = folder.with_name(f".{folder.name}")
+    trainer.save_model(str(draft))
+    draft.rename(folder)  # as a whole: a stage whose folder is there is finished
 
 
 def language_model(folder: Path, recording: Recording, grid: Grid, out: Path) -> Outcomes:
@@ -181,9 +193,10 @@ def language_model(folder: Path, recording: Recording, grid: Grid, out: Path) ->
         found = play(router, recording, "test", grid)
         keep_outcomes(kept, found)
         episodes = found.costs.size
+        calls, tokens = found.calls.sum() / episodes, router.tokens / router.decisions
         print(
-            f"{folder.name}: {episodes} episodes in {time.monotonic() - began:.0f} s; per episode "
-            f"{router.decisions / episodes:.2f} decisions and {router.tokens / episodes:.0f} tokens of its own",
+            f"{folder.name}: {episodes} episodes in {time.monotonic() - began:.0f} s; {calls:.2f} calls in an episode, and "
+            f"{tokens:.0f} tokens of its own for each decision",
             flush=True,
         )
     return found
@@ -201,7 +214,7 @@ def baseline(name: str, recording: Recording, grid: Grid, options: argparse.Name
             cls: Any = TextPPO if name == "text_ppo" else algorithm_class(name)
             if hasattr(cls, "fit"):
                 algorithm = TextPPO() if name == "text_ppo" else tuned(name, env)
-                policy = algorithm.fit(Problem(recording), seed)
+                policy = algorithm.fit(Problem(recording, lambda_=options.price), seed)
             else:
                 policy = cls(recording)
             print(f"{name}, seed {seed}: fitted in {time.process_time() - began:.0f} CPU s", flush=True)

@@ -50,7 +50,7 @@ class LanguageModelRouter:
 
     Attributes:
         tokens: read and written so far, by all conversations, each token of a conversation counted once.
-        decisions: actions taken so far.
+        decisions: actions chosen so far; where episodes are played side by side, also for those that wait for others.
 
     Raises:
         ConfigError: by its chat template, tool calls do not follow on the conversation before them.

@@ -22,7 +22,8 @@ def best_action(episode: RouterEnvironment) -> int:
 
     The route is that of the clairvoyant optimum of ``score - lambda * cost / cost_scale`` under the hard budget, by the
     environment's own rule (an action is legal if spent + worst case <= budget). It knows what every arm would have
-    answered, which a router cannot see: imitate it to learn how often an arm is enough, not how to be right.
+    answered (of several recorded samples the mean), which a router cannot see: imitate it to learn how often an arm
+    is enough, not how to be right.
     Where nothing can be won it loses as cheaply as it can.
 
     Args:

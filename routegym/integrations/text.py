@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import keyword
 import re
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,10 @@ INSTRUCTIONS = (
 )
 
 _MICRO = 1e6
-_RESERVED = ("reset", "get_reward")  # what GRPOTrainer calls on an environment by itself
+#: What an environment has by these names already: GRPOTrainer calls some of it by itself.
+_RESERVED = frozenset(
+    ["reset", "get_reward", "recording", "text", "failure", "ended", "actions", "vector", "budget_usd", "lambda_"]
+)
 _CONTROLS = {
     "accept": "Hand in the last answer and end the episode: 0 a call.",
     STOP: "Give up with what there is and end the episode: 0 a call.",
@@ -59,7 +63,10 @@ class RoutingText:
         return f"{self.descriptions[action]}\n\nReturns:\n    {_RETURNS}\n"
 
     def schemas(self) -> list[dict[str, Any]]:
-        """The tools as JSON-able function schemas, for ``apply_chat_template(tools=...)``."""
+        """The tools as JSON-able function schemas, for ``apply_chat_template(tools=...)``.
+
+        By name, as GRPOTrainer lists the methods of an environment: the list of tools is part of what a model reads.
+        """
         nothing = {"type": "object", "properties": {}}
         returned = {"type": "string", "description": _RETURNS}
         return [
@@ -67,7 +74,7 @@ class RoutingText:
                 "type": "function",
                 "function": {"name": name, "description": description, "parameters": nothing, "return": returned},
             }
-            for name, description in zip(self.tool_names, self.descriptions, strict=True)
+            for name, description in sorted(zip(self.tool_names, self.descriptions, strict=True))
         ]
 
     def call(self, action: int) -> dict[str, Any]:
@@ -120,8 +127,12 @@ def _identifiers(names: tuple[str, ...]) -> tuple[str, ...]:
         word = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")
         if not word.isidentifier() or keyword.iskeyword(word) or word in _RESERVED:
             word = f"ask_{word}"
-        alike = sum(other == word or re.fullmatch(rf"{word}_\d+", other) is not None for other in found)
-        found.append(f"{word}_{alike + 1}" if alike else word)
+        free = word
+        for number in itertools.count(2):
+            if free not in found:
+                break
+            free = f"{word}_{number}"
+        found.append(free)
     return tuple(found)
 
 

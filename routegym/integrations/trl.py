@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from routegym.core.env import RoutingEnv
+from routegym.core.reward import reward_function, vector
 from routegym.core.vector_env import Budget, RoutingVectorEnv
 from routegym.errors import ActionError, ConfigError, MissingExtraError
 from routegym.integrations.text import INSTRUCTIONS, RoutingText
@@ -146,7 +147,8 @@ class RouterEnvironment:
 
         Returns:
             None if the roll-out broke (a call without an answer, a situation that was never recorded): GRPOTrainer
-            leaves it out of the mean and deviation of its group and gives it advantage 0.
+            leaves it out of the mean and deviation of its group and gives it advantage 0. Other reward functions have
+            to return None then, too: TRL leaves out what all of them leave out.
         """
         return None if self._failure is not None or not self._begun else self._return
 
@@ -204,7 +206,7 @@ def router_environment(
     Raises:
         ConfigError: the reward is a vector.
     """
-    if reward == "vector":
+    if reward_function(reward) is vector:
         raise ConfigError("reward = 'vector'; a router is trained on one number: take 'score_minus_cost'")
     text = RoutingText(recording)
     options = {"reward": reward, "expander": expander, "split": "all"}
