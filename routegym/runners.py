@@ -205,6 +205,7 @@ def start_ray(workers: int) -> tuple[Any, bool]:
         MissingExtraError: it is not installed.
         ConfigError: there is no cluster at ``RAY_ADDRESS``.
     """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     try:
         import ray
     except ImportError:

@@ -195,7 +195,7 @@ def language_model(folder: Path, recording: Recording, grid: Grid, out: Path) ->
         episodes = found.costs.size
         calls, tokens = found.calls.sum() / episodes, router.tokens / router.decisions
         print(
-            f"{folder.name}: {episodes} episodes in {time.monotonic() - began:.0f} s; {calls:.2f} calls in an episode, and "
+            f"{folder.name}: {episodes} episodes in {time.monotonic() - began:.0f} s; {calls:.2f} calls in each, and "
             f"{tokens:.0f} tokens of its own for each decision",
             flush=True,
         )

@@ -127,11 +127,11 @@ class Sweep:
         from routegym.errors import ConfigError
         from routegym.sweeps.wandb_agent import run_agent
 
-        if len(objectives) > 1 or self.jobs > 1 or self.out is not None:
+        if self.objectives or self.jobs > 1 or self.out is not None:
             raise ConfigError(
-                f"backend = 'wandb' with {len(objectives)} objectives, jobs = {self.jobs}, out = {self.out}; expected "
-                "one objective, one job and no out: start more agents with `wandb agent`, each keeps its runs in "
-                "runs/sweeps/SWEEP"
+                f"backend = 'wandb' with objectives = {self.objectives}, jobs = {self.jobs}, out = {self.out}; "
+                "expected the file's metric, one job and no out: start more agents with `wandb agent`, each keeps its "
+                "runs in runs/sweeps/SWEEP"
             )
         run_agent(config, trials)
 

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from platform import node
@@ -107,6 +107,10 @@ class Job:
     settings: BenchSettings
     cache: Path
     """Folder of all jobs' results."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was derived: a process with other code has to see that it derives something else."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
     @cached_property
     def hyperparameters(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, Valid
 
 from routegym.errors import ConfigError
 
-__all__ = ["EarlyTerminate", "Metric", "Objective", "Parameter", "SweepConfig", "Value", "read_sweep"]
+__all__ = ["EarlyTerminate", "Metric", "Objective", "Parameter", "SweepConfig", "Value", "read_sweep", "steps_between"]
 
 Value = bool | int | float | str | None
 Goal = Literal["maximize", "minimize"]
@@ -23,7 +23,7 @@ Distribution = Literal[
 ]
 
 #: Numbers of a run's summary of which less is better.
-_LESS = frozenset({"collapse_index", "cost_usd", "largest_share", "regret", "violations"})
+_LESS = frozenset({"collapse_index", "cost_usd", "largest_share", "qnc", "regret", "violations"})
 _MACROS = ("env", "interpreter", "program", "args", "args_no_hyphens")
 
 
@@ -151,7 +151,9 @@ class Parameter(_Part):
     def whole(self) -> bool:
         """Whether all numbers are integers."""
         bounds = (self.min, self.max, *(() if self.q is None else (self.q,)))
-        return self.distribution != "uniform" and all(isinstance(bound, int) for bound in bounds)
+        return self.distribution not in ("uniform", "log_uniform_values") and all(
+            isinstance(bound, int) for bound in bounds
+        )
 
     @property
     def step(self) -> float | None:
@@ -171,7 +173,8 @@ class Parameter(_Part):
             return None
         assert self.min is not None
         assert self.max is not None
-        return tuple(self.min + self.step * number for number in range(int((self.max - self.min) / self.step) + 1))
+        last = steps_between(self.min, self.max, self.step)
+        return tuple(self.min + self.step * number for number in range(last + 1))
 
     @property
     def extremes(self) -> tuple[Value, ...]:
@@ -181,10 +184,16 @@ class Parameter(_Part):
     def admits(self, value: Any) -> bool:
         """Whether it may be that."""
         if self.choices is not None:
-            return value in self.choices
+            near = self.step is not None and isinstance(value, int | float)
+            return any(math.isclose(value, one) for one in self.choices) if near else value in self.choices  # type: ignore[arg-type]
         assert self.min is not None
         assert self.max is not None
         return isinstance(value, int | float) and self.min <= value <= self.max
+
+
+def steps_between(low: float, high: float, step: float) -> int:
+    """How many whole steps there are from one number to another, whatever their last digits are."""
+    return math.floor((high - low) / step + 1e-9)
 
 
 class SweepConfig(_Part):

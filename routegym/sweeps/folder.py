@@ -31,6 +31,8 @@ def own_folder(
         RunError: another process works in it.
     """
     found = config.model_dump(mode="json", exclude=_FREE, exclude_none=True)
+    found["parameters"] = list(found["parameters"].items())  # a grid is numbered in their order
+    found = json.loads(json.dumps(found))
     found |= {"objectives": [[one.name, one.goal] for one in objectives], "seed": seed, "backend": backend}
     ours = not folder.exists() or (folder / _NAME).is_file()
     if not ours and any(not path.name.startswith(".") for path in folder.iterdir()):  # locks and drafts may be ours

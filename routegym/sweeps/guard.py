@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 #: Seconds between the request to end and the kill.
 PATIENCE_S = 10.0
@@ -22,6 +23,8 @@ def main(command: list[str]) -> int:
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
     threading.Thread(target=_watch, args=(child,), daemon=True).start()
     status = child.wait()
+    with suppress(ProcessLookupError, PermissionError):  # what it has started and left behind
+        os.killpg(child.pid, signal.SIGKILL)
     return status if status >= 0 else 128 - status
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from routegym.errors import MissingExtraError, RunError
-from routegym.sweeps.config import Objective, Parameter, SweepConfig, Value
+from routegym.sweeps.config import Objective, Parameter, SweepConfig, Value, steps_between
 from routegym.sweeps.outcomes import Outcome, State
 from routegym.sweeps.trial import Trial
 
@@ -100,7 +100,7 @@ def distribution(parameter: Parameter) -> BaseDistribution:
     if parameter.whole:
         return IntDistribution(int(low), int(high), log=logarithmic, step=int(step or 1))
     if step is not None:
-        high = low + int((high - low) / step) * step  # Optuna wants the last one to be the maximum
+        high = low + steps_between(low, high, step) * step  # Optuna wants the last one to be the maximum
     return FloatDistribution(low, high, log=logarithmic, step=step)
 
 
@@ -141,7 +141,9 @@ class _Study:
                 self._study.tell(last.number, state=TrialState.FAIL)
                 interrupted = True
             if interrupted:
-                self._study.enqueue_trial(last.params, user_attrs={"again": tries[0].number})
+                # A kill while it was asked for leaves a point of a grid in its attributes.
+                point = {**last.system_attrs.get("fixed_params", {}), **last.params}
+                self._study.enqueue_trial(point, user_attrs={"again": tries[0].number})
 
     def ask(self, limit: int) -> tuple[int, optuna.Trial] | None:
         """The next trial and its number; None where all have been begun."""
@@ -158,7 +160,14 @@ class _Study:
     def watch(self, trial: optuna.Trial, process: Trial) -> bool:
         """Take what it reports and what comes of it; True once it has ended."""
         running = process.running  # before reading, or its last records could be missed
-        for iteration, value in process.reports():
+        try:
+            reports = process.reports()
+        except RunError as error:
+            process.end()
+            trial.set_user_attr("problem", str(error))
+            self._tell(trial, process, TrialState.FAIL)
+            return True
+        for iteration, value in reports:
             if self._ends_early and self._config.early_terminate and self._config.early_terminate.looks_at(iteration):
                 trial.report(self._objectives[0].sign * value, iteration)  # a large return is good, whatever is sought
                 if trial.should_prune():  # also where it has just ended: what comes of it must not depend on the clock

@@ -28,6 +28,7 @@ from routegym.sweeps.trial import Trial
 
 os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends a sweep, and does not finish it
 try:
     import ray
     from ray import tune
@@ -40,9 +41,8 @@ __all__ = ["run_tune"]
 
 _POLL_S = 0.2
 _MODES = {"maximize": "max", "minimize": "min"}
-#: The one number that Ray is told of: what is measured meanwhile, with the sign of the objective as much of it is good;
-#: and at the end the objective.
-_VALUE = "value"
+#: What the scheduler looks at while a trial goes on, of which much is good; and what the searcher is told at its end.
+_MEASURE, _VALUE = "measure", "value"
 
 
 def run_tune(
@@ -77,7 +77,8 @@ def run_tune(
         settings, space = {"search_alg": _search(config, objectives[0], former, seed)}, {}
     if not left:
         return former
-    ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    local: Any = {"address": "local", "num_cpus": jobs, "include_dashboard": False}
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
     try:
         with tempfile.TemporaryDirectory(prefix="routegym-ray-") as scratch:
             tuner = tune.Tuner(
@@ -85,7 +86,7 @@ def run_tune(
                 param_space=space,
                 tune_config=tune.TuneConfig(
                     num_samples=1 if config.method == "grid" else len(left),
-                    scheduler=_scheduler(config, objectives[0]),
+                    scheduler=_scheduler(config),
                     **settings,
                 ),
                 run_config=tune.RunConfig(storage_path=scratch, verbose=0, callbacks=[_Tell(folder, tell)]),
@@ -106,16 +107,17 @@ def _trainable(
         number = _claim(folder)
         outcome = Outcome(number, dict(values), "running")
         with Trial(config, values, folder, number, directory) as process:
-            while True:
-                running = process.running
-                for iteration, value in process.reports():
-                    _keep(folder, replace(outcome, iterations=iteration, seconds=round(process.seconds, 1)))
-                    tune.report({_VALUE: objectives[0].sign * value, "iteration": iteration, "number": number})
-                if not running:
-                    break
-                time.sleep(_POLL_S)
-            outcome = replace(outcome, iterations=process.iterations, seconds=round(process.seconds, 1))
             try:
+                while True:
+                    running = process.running
+                    for iteration, value in process.reports():
+                        _keep(folder, replace(outcome, iterations=iteration, seconds=round(process.seconds, 1)))
+                        if config.early_terminate and config.early_terminate.looks_at(iteration):
+                            tune.report({_MEASURE: value, "iteration": iteration, "number": number})
+                    if not running:
+                        break
+                    time.sleep(_POLL_S)
+                outcome = replace(outcome, iterations=process.iterations, seconds=round(process.seconds, 1))
                 summary = process.summary(objectives)
             except RunError as error:
                 _keep(folder, replace(outcome, state="failed", problem=str(error)))
@@ -126,6 +128,13 @@ def _trainable(
     return run
 
 
+class _Search(OptunaSearch):
+    """Is told the objective at the end of a trial, and nothing before; one without it was pruned."""
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing: what the scheduler looks at is another number."""
+
+
 def _search(config: SweepConfig, objective: Objective, former: Sequence[Outcome], seed: int) -> OptunaSearch:
     told = [one for one in former if one.state == "finished"]
     known: dict[str, Any] = {}
@@ -134,7 +143,7 @@ def _search(config: SweepConfig, objective: Objective, former: Sequence[Outcome]
             "points_to_evaluate": [dict(one.values) for one in told],
             "evaluated_rewards": [one.summary[objective.name] for one in told],
         }
-    return OptunaSearch(
+    return _Search(
         {name: distribution(parameter) for name, parameter in config.parameters.items()},
         metric=_VALUE,
         mode=_MODES[objective.goal],
@@ -143,17 +152,17 @@ def _search(config: SweepConfig, objective: Objective, former: Sequence[Outcome]
     )
 
 
-def _scheduler(config: SweepConfig, objective: Objective) -> Any:
+def _scheduler(config: SweepConfig) -> Any:
     ends = config.early_terminate
     if ends is None:
         return None
     return AsyncHyperBandScheduler(
         time_attr="iteration",
-        metric=_VALUE,
-        mode=_MODES[objective.goal],
+        metric=_MEASURE,
+        mode="max",
         grace_period=ends.first_rung,
         reduction_factor=ends.eta,
-        max_t=ends.max_iter or 10**9,  # trials end by themselves
+        max_t=10**9,  # trials end by themselves
     )
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from routegym.errors import RunError
 from routegym.sweeps import guard
@@ -52,6 +53,7 @@ class Trial:
         self._began = time.monotonic()
         self._read = 0
         self.iterations = 0
+        self._seed: Any = None
         # What came of a former process that was interrupted is not what comes of this one.
         (self.path / SUMMARY).unlink(missing_ok=True)
         command = config.arguments(values, sys.executable)
@@ -93,14 +95,25 @@ class Trial:
         self._process.wait()
 
     def reports(self) -> list[tuple[int, float]]:
-        """Records that came since the last time: iteration, counted from 1, and what is measured meanwhile."""
+        """Records that came since the last time: iteration, counted from 1, and what is measured meanwhile.
+
+        Of the first seed only, as the next one begins untrained.
+
+        Raises:
+            RunError: a line is no record.
+        """
         found = []
         for line in self._lines():
-            record = json.loads(line)
-            value = next((record[name] for name in MEASURES if record.get(name) is not None), None)
+            try:
+                record = json.loads(line)
+                value = next((float(record[name]) for name in MEASURES if record.get(name) is not None), None)
+                seed = record.get("seed")
+            except (ValueError, TypeError, AttributeError):
+                raise RunError(f"{self.path / HISTORY}: {line[:60]!r} is no record of numbers") from None
             self.iterations += 1
-            if value is not None:
-                found.append((self.iterations, float(value)))
+            self._seed = seed if self.iterations == 1 else self._seed
+            if value is not None and seed == self._seed:
+                found.append((self.iterations, value))
         return found
 
     def summary(self, objectives: Sequence[Objective]) -> dict[str, float]:
@@ -115,8 +128,8 @@ class Trial:
             last = [line for line in said if line.strip()][-_LAST_LINES:]
             raise RunError("\n".join([f"exit code {status}", *last]))
         try:
-            found = json.loads((self.path / SUMMARY).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = dict(json.loads((self.path / SUMMARY).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
             raise RunError(
                 f"it left no {SUMMARY} in {self.path}; `routegym train` does, and so does Tracking.results of a script "
                 f"whose run folder is that of the environment variable {_FOLDER}"

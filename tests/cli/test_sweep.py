@@ -18,6 +18,8 @@ import pytest
 import yaml
 from commands import refused, said
 
+from routegym.errors import RunError
+
 pytest.importorskip("optuna")
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -238,7 +240,10 @@ def test_a_mistake_in_the_file_is_named(
     [
         (("--jobs", "100000"), "jobs = 100000; expected 1 to"),
         (("--trials", "0"), "trials = 0; expected"),
-        (("--backend", "wandb", "--objectives", "score", "cost_usd"), "backend = 'wandb' with 2 objectives"),
+        (
+            ("--backend", "wandb", "--objectives", "score", "cost_usd"),
+            "backend = 'wandb' with objectives = ('score', 'cost_usd')",
+        ),
     ],
 )
 def test_options_that_make_no_sense_are_refused(
@@ -342,3 +347,27 @@ def test_lists_can_be_fixed(capsys: pytest.CaptureFixture[str]) -> None:
     said(capsys, "sweep", written(), "--trials", "1", "--set", "hidden=[64, 64]")
     assert rows()[0]["set/hidden"] == "[64, 64]"
     assert "'hidden=[64, 64]'" in Path("runs/sweeps/sweep/sweep.md").read_text()
+
+
+def test_rungs_compare_the_first_seed_only(tmp_path: Path) -> None:
+    """The next one begins untrained: what it reports early says nothing against a trial that has come far."""
+    from routegym.sweeps.config import SweepConfig
+    from routegym.sweeps.trial import Trial
+
+    script = tmp_path / "two_seeds.py"
+    script.write_text(
+        "import json, os, pathlib\n"
+        "out = pathlib.Path(os.environ['ROUTEGYM_OUT']); out.mkdir(parents=True, exist_ok=True)\n"
+        "rows = [{'seed': seed, 'step': step, 'return': seed + step} for seed in (3, 4) for step in range(4)]\n"
+        "(out / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\\n' for row in rows))\n"
+    )
+    command = ["${interpreter}", str(script), "${args_no_hyphens}"]
+    config = SweepConfig.model_validate(SWEEP | {"command": command})
+    with Trial(config, {"x": 0.5}, tmp_path, 0) as trial:
+        while trial.running:
+            time.sleep(0.05)
+        assert trial.reports() == [(1, 3.0), (2, 4.0), (3, 5.0), (4, 6.0)]
+        assert trial.iterations == 8
+        trial.path.joinpath("metrics.jsonl").open("a").write('"no record"\n')
+        with pytest.raises(RunError, match="is no record of numbers"):
+            trial.reports()

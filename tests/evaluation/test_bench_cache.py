@@ -1,5 +1,6 @@
 """What a bench keeps is named by everything that decides it."""
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,3 +54,15 @@ def test_an_algorithm_that_was_changed_is_fitted_again(tmp_path: Path, monkeypat
     assert first == again
     source.write_text(MINE.format(arm=1))
     assert Job("changed_algorithm:Mine", 0, settings, tmp_path).folder != first
+
+
+def test_a_job_of_other_code_is_another_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that unpickles a job derives its folder anew, and sees that its own code is another."""
+    recording = helpers.build("attempts", 30)
+    settings = BenchSettings.of("routegym/Attempts-v0", "made", recording, Grid.of(recording, [1.0], [0.0]))
+    job = Job("always", 0, settings, tmp_path)
+    folder = job.folder
+    sent = pickle.dumps(job)
+    assert pickle.loads(sent).folder == folder
+    monkeypatch.setattr("routegym.__version__", "9.9.9")
+    assert pickle.loads(sent).folder != folder

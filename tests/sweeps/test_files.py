@@ -21,6 +21,7 @@ from routegym.policies.config import hyperparameters, tuned
 from routegym.registration import ENV_IDS, kind_of
 from routegym.sweeps import SweepConfig, read_sweep
 from routegym.sweeps.checks import check_hyperparameters, option
+from routegym.sweeps.config import Parameter
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -120,3 +121,13 @@ def test_wandbs_agent_runs_them_as_they_are(tmp_path: Path) -> None:
     }
     assert in_summary["aiq"] == pytest.approx(summary["aiq"])
     assert "Ignoring" not in done.stderr
+
+
+@pytest.mark.parametrize("most", [0.3, 0.6, 0.7, 0.9])
+def test_steps_end_at_the_maximum_whatever_its_last_digits(most: float) -> None:
+    parameter = Parameter(distribution="q_uniform", min=0.0, max=most, q=0.1)
+    assert parameter.choices is not None
+    assert parameter.choices[-1] == pytest.approx(most)
+    assert len(parameter.choices) == round(most * 10) + 1
+    assert parameter.admits(most)
+    assert not Parameter(distribution="log_uniform_values", min=1, max=64).whole
