@@ -368,6 +368,7 @@ def test_rungs_compare_the_first_seed_only(tmp_path: Path) -> None:
             time.sleep(0.05)
         assert trial.reports() == [(1, 3.0), (2, 4.0), (3, 5.0), (4, 6.0)]
         assert trial.iterations == 8
-        trial.path.joinpath("metrics.jsonl").open("a").write('"no record"\n')
+        with trial.path.joinpath("metrics.jsonl").open("a") as file:
+            file.write('"no record"\n')
         with pytest.raises(RunError, match="is no record of numbers"):
             trial.reports()
