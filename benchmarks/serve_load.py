@@ -63,6 +63,7 @@ def route(upstream: int, port: Any, folder: str) -> None:
             make_app(service), "127.0.0.1", 0, log_level="warning", access_log=False, timeout_keep_alive=75
         )
         bound = config.bind_socket()
+        bound.listen(config.backlog)
         port.send(bound.getsockname()[1])
         uvicorn.Server(config).run(sockets=[bound])
 

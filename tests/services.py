@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 _BLOCK = 32768
+_QUIET_S = 2.0
 
 
 def wandb_records(run_folder: Path) -> list[Any]:
@@ -16,11 +18,23 @@ def wandb_records(run_folder: Path) -> list[Any]:
 
     Its file is a header of seven bytes and then a log in LevelDB's format: blocks of 32 KiB, in which every fragment
     has a checksum, a length and a type (1 whole, 2 first, 3 middle, 4 last), and what they make up is a protobuf.
+    W&B's own process writes it, and on a busy machine not at once: it is read when it has its last record, or, of a
+    run that was killed, when nothing more comes.
     """
+    (path,) = (run_folder / "wandb").glob("offline-run-*/run-*.wandb")
+    found, since = _parsed(data := path.read_bytes()), time.monotonic()
+    while time.monotonic() - since < _QUIET_S and not any(one.WhichOneof("record_type") == "exit" for one in found):
+        time.sleep(0.05)
+        if (now := path.read_bytes()) != data:
+            found, data, since = _parsed(now), now, time.monotonic()
+    return found
+
+
+def _parsed(data: bytes) -> list[Any]:
     from wandb.proto import wandb_internal_pb2
 
-    (path,) = (run_folder / "wandb").glob("offline-run-*/run-*.wandb")
-    data = path.read_bytes()
+    if not data:
+        return []
     assert data[:4] == b":W&B"
     place, parts, found = 7, b"", []
     while place + 7 <= len(data):

@@ -107,6 +107,7 @@ class Serve:
             )
             server = uvicorn.Server(config)
             bound = config.bind_socket()
+            bound.listen(config.backlog)  # who comes before the server is ready waits
             address, port = bound.getsockname()[:2]
             console = Console(stderr=True)
             console.print(

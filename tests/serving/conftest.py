@@ -91,6 +91,7 @@ def served(service: Service, **options: Any) -> Iterator[str]:
     config = uvicorn.Config(make_app(service, **options), "127.0.0.1", 0, log_level="warning")
     server = uvicorn.Server(config)
     socket = config.bind_socket()
+    socket.listen(config.backlog)  # who comes before the server is ready waits
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
     thread.start()
     try:
