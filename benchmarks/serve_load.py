@@ -35,7 +35,7 @@ from routegym.policies.networks import make_actor
 from routegym.pool.openai import OpenAIEngine
 from routegym.serving import Router
 from routegym.serving.route_log import RouteLog
-from routegym.serving.server import MODEL, make_app
+from routegym.serving.server import MODEL, listen, make_app
 from routegym.serving.service import Service
 from routegym.tasks import TaskSet
 
@@ -62,8 +62,7 @@ def route(upstream: int, port: Any, folder: str) -> None:
         config = uvicorn.Config(
             make_app(service), "127.0.0.1", 0, log_level="warning", access_log=False, timeout_keep_alive=75
         )
-        bound = config.bind_socket()
-        bound.listen(config.backlog)
+        bound = listen(config)
         port.send(bound.getsockname()[1])
         uvicorn.Server(config).run(sockets=[bound])
 

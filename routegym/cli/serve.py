@@ -75,7 +75,7 @@ class Serve:
         from routegym.pool.spend import SpendCap
         from routegym.serving.route_log import RouteLog
         from routegym.serving.router import load_router
-        from routegym.serving.server import MODEL, make_app
+        from routegym.serving.server import MODEL, listen, make_app
         from routegym.serving.service import Service
 
         if self.concurrency < 1:
@@ -106,8 +106,7 @@ class Serve:
                 app, self.host, self.port, log_level="warning", access_log=False, timeout_keep_alive=75
             )
             server = uvicorn.Server(config)
-            bound = config.bind_socket()
-            bound.listen(config.backlog)  # who comes before the server is ready waits
+            bound = listen(config)
             address, port = bound.getsockname()[:2]
             console = Console(stderr=True)
             console.print(

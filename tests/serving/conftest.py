@@ -86,12 +86,11 @@ def service_of(folder: Path, policy: Any = None, explore: float = 0.0, **options
 def served(service: Service, **options: Any) -> Iterator[str]:
     """Address of the service's server, in a thread of this process."""
     uvicorn = pytest.importorskip("uvicorn")
-    from routegym.serving.server import make_app
+    from routegym.serving.server import listen, make_app
 
     config = uvicorn.Config(make_app(service, **options), "127.0.0.1", 0, log_level="warning")
     server = uvicorn.Server(config)
-    socket = config.bind_socket()
-    socket.listen(config.backlog)  # who comes before the server is ready waits
+    socket = listen(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
     thread.start()
     try:
