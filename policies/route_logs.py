@@ -68,7 +68,7 @@ def read_routes(path: str | Path, recording: Recording) -> ReadRoutes:
         if not isinstance(name, str):
             raise ImportDataError(f"{where}, field id: {name!r}; expected the name of a route; delete the line")
         if "score" in line:
-            scores[name] = _number(where, "score", line["score"], 1.0)
+            scores[name] = _score(where, line["score"])
             continue
         if line.get("format") != ROUTE_FORMAT:
             raise ImportDataError(
@@ -163,9 +163,9 @@ def _row(decision: Mapping[str, Any], layout: ObservationLayout) -> Mapping[str,
     }
 
 
-def _number(where: str, field: str, value: Any, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
-        raise ImportDataError(f"{where}, field {field}: {value!r}; expected a number in [0, {most:g}]")
+def _score(where: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ImportDataError(f"{where}, field score: {value!r}; expected a number in [0, 1]")
     return float(value)
 
 

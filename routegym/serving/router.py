@@ -33,7 +33,7 @@ __all__ = ["Decision", "Route", "Router", "load_router", "rules_of"]
 _TEMPLATE_TOKENS = 256  # that a chat template may add to a prompt whose tokens nobody has counted
 _FORMS = ("flat", "text")  # of observation, that can be made without a graph
 
-Count = Callable[[Sequence[Request]], Sequence[int]]
+_Count = Callable[[Sequence[Request]], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,6 @@ class Decision:
     """Which actions could be chosen, (n_actions,)."""
     reserve_usd: npt.NDArray[np.float64]
     """Worst case of each, (n_actions,); NaN = not legal under any budget."""
-    spent_usd: float
-    """What the route had cost before."""
 
 
 class Router:
@@ -70,6 +68,13 @@ class Router:
         explore: share of the decisions that are drawn from all legal actions alike, so that what is logged can estimate
             other policies.
         seed: of that.
+
+    Attributes:
+        arms, kind, tells_success, cost_scale_usd: of the recording, see `routegym.graph.recording.Recording`.
+        asked: who is called for each arm: the pool's arms, in the recording's order.
+        layout: of the observations that the policy sees.
+        fingerprint: digest of what decides how they are read; see `routegym.policies.route_logs.fingerprint_of`.
+        explore: as given.
 
     Raises:
         ConfigError: the policy sees what cannot be shown here, or `explore` is not a share.
@@ -96,24 +101,18 @@ class Router:
             raise ConfigError(f"explore = {explore}; expected a share in [0, 1]")
         _check_rules(recording, workflow)
         self.layout = ObservationLayout.of(recording)
-        self.arms, self.controls = recording.arms, recording.controls
-        self.kind, self.tells_success = recording.kind, recording.tells_success
+        self.arms, self.kind, self.tells_success = recording.arms, recording.kind, recording.tells_success
         self.cost_scale_usd = recording.cost_scale_usd
         self.explore = explore
         self.asked = recording.arms if pool is None else _served(recording, pool)
-        self._fingerprint = fingerprint_of(recording)
+        self.fingerprint = fingerprint_of(recording)
         self._recording = _without_graph(recording, self.asked, recording.prices if pool is None else pool.prices)
         self._policy, self._workflow = policy, workflow
         self._embed = _embedder(recording)
-        self._count: Count = _most_tokens if pool is None else pool.backend.count_prompt_tokens
+        self._count: _Count = _most_tokens if pool is None else pool.backend.count_prompt_tokens
         self._draws = bool(getattr(policy, "draws", False))
         self._rng = np.random.default_rng(seed)
         self._lock = threading.Lock()
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of what decides how the policy's observations are read; see `fingerprint_of`."""
-        return self._fingerprint
 
     def start(
         self,
@@ -204,7 +203,7 @@ class Route:
         self._seen = np.zeros((1, len(router._workflow.edge_signal_names)), np.float32)
         self._memory: Any = None
         self._decision: Decision | None = None
-        self._tokens: tuple[int, ...] = ()
+        self._counted: list[Request] = []
         self._look()
         floor = float(np.nanmin(self._reserve[: len(router.arms)], initial=np.inf))
         if floor > self.budget_usd:
@@ -212,11 +211,6 @@ class Route:
                 f"budget_usd = {self.budget_usd:.6g} is below the worst case of the cheapest arm; "
                 f"give at least {floor:.6g}"
             )
-
-    @property
-    def remaining_usd(self) -> float:
-        """What may still be spent."""
-        return self.budget_usd - self.spent_usd
 
     def next(self) -> str | None:
         """Name of the arm to call now; None where the route is over. Asking again gives the same answer."""
@@ -240,7 +234,7 @@ class Route:
         observation = {"flat": flat, "text": self._text()} if router._form == "text" else flat
         action, propensity, self._memory = router._decide(observation, self._memory, not self.decisions, legal)
         name = router.layout.action_names[action]
-        self._decision = Decision(action, name, propensity, flat[0], legal, self._reserve, self.spent_usd)
+        self._decision = Decision(action, name, propensity, flat[0], legal, self._reserve)
         self.decisions.append(self._decision)
         if action < len(router.arms):
             return name
@@ -342,9 +336,9 @@ class Route:
     def _look(self) -> None:
         """What can be seen of the situation, and what each action may cost in it."""
         router, state = self.router, self._state
-        tokens = tuple(router._count(self._requests(slice(None))))
-        if tokens != self._tokens:  # most workflows ask the same again
-            self._tokens, self._worst = tokens, router._worst_cases(tokens)
+        requests = self._requests(slice(None))
+        if requests != self._counted:  # most workflows ask the same again, and a server may have to count it
+            self._counted, self._worst = requests, router._worst_cases(router._count(requests))
         self._reserve = self._worst.copy()
         self._reserve[list(getattr(state, "used", ()))] = np.nan
         if getattr(state, "last", False):  # nobody takes over from the attempt under way
@@ -504,7 +498,7 @@ def _embedder(recording: Recording) -> Embedder | None:
     if made is None:
         raise RunError(f"{problem}, which is not known here; {remedy}")
     train = tasks.in_split("train")
-    embedder = Embedder([tasks.prompts[row] for row in train.tolist()], *made)
+    embedder = Embedder.fit([tasks.prompts[row] for row in train.tolist()], *made)
     some = train[:64]
     again = embedder([tasks.prompts[row] for row in some.tolist()])
     if not np.allclose(again, tasks.embedding[some], atol=1e-3):

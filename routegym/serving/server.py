@@ -257,9 +257,11 @@ def _text(content: Any, number: int) -> str:
         message = f"messages[{number}]: content is no text; expected a string or parts of type 'text'"
         raise _RefusedError(400, "invalid_request_error", message)
     text = "".join(texts)
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+    try:
+        text.encode()
+    except UnicodeEncodeError:
         message = f"messages[{number}]: content has half a surrogate pair; send valid Unicode"
-        raise _RefusedError(400, "invalid_request_error", message)
+        raise _RefusedError(400, "invalid_request_error", message) from None
     return text
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from routegym.core.ledger import check_budget, check_lambda
 from routegym.errors import BudgetError, CallError, ConfigError, MissingExtraError
+from routegym.pool.arms import TOKEN_KINDS
 from routegym.pool.backend import NO_TOKENS, Failure, Response, Tokens
 from routegym.pool.spend import SpendCap
 from routegym.serving.route_log import RouteLog
@@ -122,8 +124,9 @@ class Service:
                 f"{' or '.join(KINDS)} without a verdict. Others are used in a program, see routegym.load_router"
             )
         self.router, self.pool, self.log = router, pool, log
-        if budget_usd is not None:
-            check_budget(budget_usd)
+        for budget in (budget_usd, conversation_budget_usd):
+            if budget is not None:
+                check_budget(budget)
         check_lambda(lambda_)
         self.defaults = Ask("", (), budget_usd, lambda_, None, conversation_budget_usd)
         self.metrics = Metrics()
@@ -154,20 +157,14 @@ class Service:
         return served
 
     def _answer(self, ask: Ask) -> Served:
-        with ExitStack() as stack:
-            budget = ask.budget_usd
-            held: _Held | None = None
-            if ask.conversation is not None:
-                held = stack.enter_context(_Held(self._spending, ask))
-                budget = held.budget_usd
-            route = self.router.start(ask.prompt, budget, ask.lambda_, ask.history)
+        with _holding(self._spending, ask) as held:
+            route = self.router.start(ask.prompt, held.budget_usd, ask.lambda_, ask.history)
             name = f"route-{uuid.uuid4().hex}"
             try:
                 return self._play(name, route)
             finally:
                 route.abandon()  # what an error has left under way is charged at its worst case
-                if held is not None:
-                    held.spent_usd = route.spent_usd
+                held.spent_usd = route.spent_usd
                 self._note(name, route)
 
     def _play(self, name: str, route: Route) -> Served:
@@ -223,49 +220,47 @@ class Service:
         metrics.calls.labels(arm, "answered" if isinstance(result, Response) else "failed").inc()
         metrics.cost.labels(arm).inc(cost_usd)
         if isinstance(result, Response):
-            for kind, number in zip(("prompt", "cached", "completion", "reasoning"), result.tokens, strict=True):
+            for kind, number in zip(TOKEN_KINDS, result.tokens, strict=True):
                 metrics.tokens.labels(arm, kind).inc(number)
 
 
+@dataclass
 class _Held:
-    """The part of a conversation's budget that a request holds while it runs.
+    """What a request may spend, and what it has spent."""
+
+    budget_usd: float | None
+    spent_usd: float = 0.0
+
+
+@contextmanager
+def _holding(folder: Path, ask: Ask) -> Iterator[_Held]:
+    """Hold a part of a conversation's budget while a request runs.
 
     A request without a budget of its own holds all that is left, so that others of the conversation wait for it.
     """
-
-    def __init__(self, folder: Path, ask: Ask) -> None:
-        assert ask.conversation is not None
-        if not 0 < len(ask.conversation) <= _MOST_NAME:
-            raise ConfigError(f"conversation: a name of {len(ask.conversation)} characters; expected 1 to {_MOST_NAME}")
-        self.spent_usd = 0.0
-        self._cap = SpendCap(folder, ask.conversation_budget_usd, f"conversation {ask.conversation}")
-        self._wanted = ask.budget_usd
-        self._ticket: int | None = None
-        self.budget_usd: float | None = None
-
-    def __enter__(self) -> _Held:
-        if self._cap.cap_usd == float("inf"):  # nothing to hold, but it is counted
-            self.budget_usd = self._wanted
-            return self
-        try:
-            found = self._cap.reserve_up_to(self._wanted)
-            if found is None:
-                raise BudgetError(
-                    f"the conversation has spent its budget of {self._cap.cap_usd:.6g} USD; begin another, or raise "
-                    "its budget"
-                )
-        except BaseException:
-            self._cap.close()
-            raise
-        self._ticket, self.budget_usd = found
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            if self._ticket is None:
-                (ticket,) = self._cap.reserve([self.spent_usd])
+    if ask.conversation is None:
+        yield _Held(ask.budget_usd)
+        return
+    if not 0 < len(ask.conversation) <= _MOST_NAME:
+        raise ConfigError(f"conversation: a name of {len(ask.conversation)} characters; expected 1 to {_MOST_NAME}")
+    with SpendCap(folder, ask.conversation_budget_usd, f"conversation {ask.conversation}") as cap:
+        if cap.cap_usd == float("inf"):  # nothing to hold, but it is counted
+            held = _Held(ask.budget_usd)
+            try:
+                yield held
+            finally:
+                (ticket,) = cap.reserve([held.spent_usd])
                 assert ticket is not None  # there is no cap
-                self._ticket = ticket
-            self._cap.settle(self._ticket, self.spent_usd)
+                cap.settle(ticket, held.spent_usd)
+            return
+        found = cap.reserve_up_to(ask.budget_usd)
+        if found is None:
+            raise BudgetError(
+                f"the conversation has spent its budget of {cap.cap_usd:.6g} USD; begin another, or raise its budget"
+            )
+        ticket, budget = found
+        held = _Held(budget)
+        try:
+            yield held
         finally:
-            self._cap.close()
+            cap.settle(ticket, held.spent_usd)

@@ -161,35 +161,33 @@ class _Study:
         """Take what it reports and what comes of it; True once it has ended."""
         running = process.running  # before reading, or its last records could be missed
         try:
-            reports = process.reports()
+            if any(self._ends_at(trial, iteration, value) for iteration, value in process.reports()):
+                process.end()
+                self._tell(trial, process, TrialState.PRUNED)
+                return True
+            if running:
+                return False
+            summary = process.summary(self._objectives)
         except RunError as error:
             process.end()
             trial.set_user_attr("problem", str(error))
             self._tell(trial, process, TrialState.FAIL)
             return True
-        for iteration, value in reports:
-            if self._ends_early and self._config.early_terminate and self._config.early_terminate.looks_at(iteration):
-                trial.report(self._objectives[0].sign * value, iteration)  # a large return is good, whatever is sought
-                if trial.should_prune():  # also where it has just ended: what comes of it must not depend on the clock
-                    process.end()
-                    self._tell(trial, process, TrialState.PRUNED)
-                    return True
-        if running:
-            return False
-        try:
-            summary = process.summary(self._objectives)
-        except RunError as error:
-            trial.set_user_attr("problem", str(error))
-            self._tell(trial, process, TrialState.FAIL)
-        else:
-            trial.set_user_attr("summary", summary)
-            values = [summary[objective.name] for objective in self._objectives]
-            self._tell(trial, process, TrialState.COMPLETE, values)
+        trial.set_user_attr("summary", summary)
+        self._tell(trial, process, TrialState.COMPLETE, [summary[objective.name] for objective in self._objectives])
         return True
 
     def outcomes(self) -> list[Outcome]:
         """Of all trials, by number."""
         return [_outcome(number, tries[-1]) for number, tries in enumerate(self._tries())]
+
+    def _ends_at(self, trial: optuna.Trial, iteration: int, value: float) -> bool:
+        """Whether it is to end early; also where it has just ended, so that this does not depend on the clock."""
+        ends = self._config.early_terminate if self._ends_early else None
+        if ends is None or not ends.looks_at(iteration):
+            return False
+        trial.report(self._objectives[0].sign * value, iteration)  # a large return is good, whatever is sought
+        return trial.should_prune()
 
     def _tell(
         self, trial: optuna.Trial, process: Trial, state: TrialState, values: Sequence[float] | None = None

@@ -111,7 +111,8 @@ class Trial:
             except (ValueError, TypeError, AttributeError):
                 raise RunError(f"{self.path / HISTORY}: {line[:60]!r} is no record of numbers") from None
             self.iterations += 1
-            self._seed = seed if self.iterations == 1 else self._seed
+            if self.iterations == 1:
+                self._seed = seed
             if value is not None and seed == self._seed:
                 found.append((self.iterations, value))
         return found

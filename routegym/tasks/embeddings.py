@@ -60,50 +60,37 @@ def embed(
     """
     fitted = np.arange(len(prompts)) if fit_on is None else np.asarray(fit_on, dtype=np.int64)
     embedder, vectors = _fit(list(prompts), method, dims, seed, fitted)
-    return embedder.scaled(vectors), embedder.description
-
-
-class Embedder:
-    """What embeds further prompts as those that it was fitted on.
-
-    Args:
-        prompts: the training prompts.
-        method, dims, seed: as of `embed`.
-
-    Attributes:
-        description: as `embed` gives it.
-
-    Raises:
-        TaskError, MissingExtraError: as `embed`.
-    """
-
-    def __init__(self, prompts: Sequence[str], method: str = "tfidf", dims: int = 64, seed: int = 0) -> None:
-        fitted, _ = _fit(list(prompts), method, dims, seed, np.arange(len(prompts)))
-        self.description, self._fitted = fitted.description, fitted
-
-    def __call__(self, prompts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Embedding of n texts, float32 (n, d) in [0, 1]."""
-        return self._fitted.scaled(self._fitted.vectors(list(prompts)))
+    return embedder._scaled(vectors), embedder.description
 
 
 @dataclass(frozen=True)
-class _Fitted:
-    """A fitted method with the range of every column."""
+class Embedder:
+    """A fitted method: what embeds further prompts as those that it was fitted on."""
 
-    vectors: _Transform
-    low: npt.NDArray[np.float64]
-    width: npt.NDArray[np.float64]
     description: str
+    """As `embed` gives it."""
+    _vectors: _Transform
+    _low: npt.NDArray[np.float64]
+    _width: npt.NDArray[np.float64]
 
-    def scaled(self, vectors: _Matrix) -> npt.NDArray[np.float32]:
-        columns = np.zeros((len(vectors), len(self.low)))
+    @classmethod
+    def fit(cls, prompts: Sequence[str], method: str = "tfidf", dims: int = 64, seed: int = 0) -> Embedder:
+        """Fit on the training prompts; arguments and errors as of `embed`."""
+        return _fit(list(prompts), method, dims, seed, np.arange(len(prompts)))[0]
+
+    def __call__(self, prompts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Embedding of n texts, float32 (n, d) in [0, 1]."""
+        return self._scaled(self._vectors(list(prompts)))
+
+    def _scaled(self, vectors: _Matrix) -> npt.NDArray[np.float32]:
+        columns = np.zeros((len(vectors), len(self._low)))
         columns[:, : vectors.shape[1]] = vectors
-        return np.clip((columns - self.low) / self.width, 0.0, 1.0).astype(np.float32)
+        return np.clip((columns - self._low) / self._width, 0.0, 1.0).astype(np.float32)
 
 
 def _fit(
     prompts: list[str], method: str, dims: int, seed: int, fitted: npt.NDArray[np.int64]
-) -> tuple[_Fitted, _Matrix]:
+) -> tuple[Embedder, _Matrix]:
     """A method fitted on some of the prompts, and the vectors of all of them."""
     if method not in METHODS:
         close = difflib.get_close_matches(method, METHODS, n=1)
@@ -119,7 +106,7 @@ def _fit(
     low[:rank], high[:rank] = vectors[fitted].min(axis=0), vectors[fitted].max(axis=0)
     width = np.where(high - low > 1e-12, high - low, np.inf)
     description = f"{description}, {dims} columns scaled to [0, 1] on {len(fitted)} prompts"
-    return _Fitted(transform, low, width, description), vectors
+    return Embedder(description, transform, low, width), vectors
 
 
 def settings_of(description: str) -> tuple[str, int, int] | None:

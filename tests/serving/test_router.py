@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
+from helpers import KINDS, SimulatedPool, build, legal_actions, same, tasks_of, workflow_of
 
 import routegym
 from routegym.core import RoutingEnv
@@ -24,7 +25,6 @@ from routegym.graph.imports.workflow import Turn
 from routegym.pool.backend import Attempt, Failure, Request, Response
 from routegym.serving import Router
 from routegym.serving.router import rules_of
-from tests.helpers import KINDS, SimulatedPool, build, legal_actions, same, tasks_of, workflow_of
 
 
 class Watched:

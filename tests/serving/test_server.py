@@ -18,7 +18,9 @@ import httpx
 import numpy as np
 import openai
 import pytest
+from helpers import build, workflow_of
 from prometheus_client.parser import text_string_to_metric_families
+from router_service import Backend, Ladder, pool_of, served, service_of
 
 from routegym.errors import (
     BudgetError,
@@ -36,8 +38,6 @@ from routegym.serving import Router
 from routegym.serving.route_log import RouteLog
 from routegym.serving.router import rules_of
 from routegym.serving.service import Ask, Service
-from tests.helpers import build, workflow_of
-from tests.serving.conftest import Backend, Ladder, pool_of, served, service_of
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 

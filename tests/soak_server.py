@@ -5,22 +5,23 @@ from __future__ import annotations
 import sys
 import tempfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from router_service import Backend, Ladder, served, service_of
 
 from routegym.pool.backend import Failure, Request, Response
-from tests.serving.conftest import Backend, Ladder, served, service_of
 
 
 class Faulty(Backend):
-    """Fails for some prompts, as if an arm were broken."""
+    """Fails for some prompts, as if an arm were broken, and remembers nothing."""
 
-    def _answer(self, request: Request) -> Response | Failure:
-        failing = zlib.crc32(f"{request.arm.name} {request.prompt}".encode()) % 20 == 0
-        self.asked.clear()
-        self.broken = {request.arm.name} if failing else set()
-        return super()._answer(request)
+    def generate(self, requests: Sequence[Request], on_result: Any = None) -> list[Response | Failure]:
+        return [self._answer(request) for request in requests]
+
+    def fails(self, request: Request) -> bool:
+        return zlib.crc32(f"{request.arm.name} {request.prompt}".encode()) % 20 == 0
 
 
 def main() -> None:
