@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart results install test test-live slow docs minimal lint format check coverage clean
+.PHONY: help quickstart results install test test-live slow docs minimal lock locked lint format check coverage clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -59,6 +59,14 @@ minimal:  ## the wheel in an environment of its own, without extras
 	$(VENV)-minimal/bin/python -m pip --disable-pip-version-check install --quiet .
 	rm -rf build
 	cd $(VENV)-minimal && bin/python $(CURDIR)/scripts/check_minimal.py
+
+lock: $(VENV)/.installed-dev  ## requirements.lock anew: one version of every package of [all], and the hashes of its files
+	UV=$(BIN)/uv bash scripts/lock.sh --upgrade
+
+locked: $(VENV)/.torch  ## routegym with the versions of requirements.lock, each file checked by its hash
+	$(PIP) install --require-hashes --no-deps --requirement requirements.lock
+	$(PIP) install --no-deps .
+	$(PIP) check
 
 check: lint minimal test  ## what CI runs, in its order
 

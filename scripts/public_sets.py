@@ -124,9 +124,9 @@ _PLAYS = (
     ),
     Play("mint_k5", "cascade", policies=(), arms=_MINT_ARMS, steps=300_000, **_MADE_OF["mint_k5"]),
     Play("mint_k5", "cascade", arms=_MINT_ARMS, calls=5, steps=300_000, **_MADE_OF["mint_k5"]),
-    Play("mint_k5", "attempts", arms=_MINT_ARMS, **_MADE_OF["mint_k5"]),
-    Play("intercode_sql", "cascade", arms=_SQL_ARMS, steps=300_000, **_MADE_OF["intercode_sql"]),
-    Play("intercode_sql", "attempts", arms=_SQL_ARMS, **_MADE_OF["intercode_sql"]),
+    Play("mint_k5", "attempts", policies=(), arms=_MINT_ARMS, **_MADE_OF["mint_k5"]),
+    Play("intercode_sql", "cascade", policies=(), arms=_SQL_ARMS, steps=300_000, **_MADE_OF["intercode_sql"]),
+    Play("intercode_sql", "attempts", policies=(), arms=_SQL_ARMS, **_MADE_OF["intercode_sql"]),
 )
 
 

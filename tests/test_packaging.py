@@ -14,6 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -194,6 +196,30 @@ def test_missing_extra_errors_name_an_extra_that_brings_the_package(settings: di
                 wrong.append((name, package, extra))
     assert wrong == []
     assert found > 0
+
+
+def test_the_lock_has_a_version_and_hashes_of_everything(settings: dict[str, Any]) -> None:
+    """Of the core and the extra ``all``, but for PyTorch, whose build depends on the machine: `make lock` writes it."""
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8").replace("\\\n", " ")
+    entries = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    locked: dict[str, set[str]] = {}
+    for entry in entries:
+        requirement, *hashes = entry.split("--hash=")
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}\s*", one) for one in hashes), entry
+        assert hashes, entry
+        found = Requirement(requirement)
+        (pin,) = found.specifier
+        assert pin.operator == "==", entry
+        locked.setdefault(canonicalize_name(found.name), set()).add(pin.version)
+    extras = settings["project"]["optional-dependencies"]
+    (everything,) = [Requirement(entry) for entry in extras["all"]]
+    wanted = settings["project"]["dependencies"] + [entry for extra in everything.extras for entry in extras[extra]]
+    for one in map(Requirement, wanted):
+        if one.name != "torch":
+            versions = locked.get(canonicalize_name(one.name), set())
+            fitting = {version for version in versions if version in one.specifier}
+            assert versions == fitting != set(), f"{one}: {versions or 'nothing'} is locked; run `make lock`"
+    assert "torch" not in locked
 
 
 def test_core_dependencies_stay_light(settings: dict[str, Any]) -> None:
