@@ -79,7 +79,7 @@ class Bench:
         import numpy as np
         from rich.console import Console
 
-        from routegym.cli.problem import find_recording
+        from routegym.cli.problem import everywhere, find_recording
         from routegym.errors import ConfigError
         from routegym.evaluation.bench import BenchSettings, Job, bench_parts, entries, held_out
         from routegym.evaluation.comparison import Comparison, check_comparable
@@ -107,7 +107,7 @@ class Bench:
         cache = (out / "cache").resolve()  # the processes of a cluster are in folders of their own
         console = Console(stderr=True)
         with console.status("reading"):
-            parts = bench_parts(_everywhere(source), recording, self.folds, cache)
+            parts = bench_parts(everywhere(source), recording, self.folds, cache)
         settings = [
             BenchSettings.of(env, name, part, grid, self.split, self.steps, self.train_lambda)
             for name, part in parts.items()
@@ -135,13 +135,6 @@ class Bench:
             metrics["made"]["first_fold_tasks"] = len(next(iter(parts.values())).split("test"))
             metrics["validation_tasks"] = len(np.unique(np.concatenate([part.split("val") for part in parts.values()])))
         _write(env, out, comparison, metrics, jobs)
-
-
-def _everywhere(source: str) -> str:
-    """A recording's name as it is, a folder as a path that does not depend on where one is."""
-    from routegym.graph.library import recording_folder, shipped_recordings
-
-    return source if source in shipped_recordings() else str(recording_folder(source))
 
 
 def _run(jobs: Sequence[Job], runner: RunnerName, workers: int, console: Any) -> dict[str, str]:

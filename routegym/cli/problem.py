@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from routegym.graph.recording import Recording
 
-__all__ = ["DEFAULT_ENV", "find_recording"]
+__all__ = ["DEFAULT_ENV", "everywhere", "find_recording"]
 
 #: The environment where neither it nor a recording is named.
 DEFAULT_ENV = "routegym/AgentSteps-v0"
@@ -49,3 +49,10 @@ def find_recording(env: str | None, source: str | None) -> tuple[str, str, Recor
             f"or give --env {own}"
         )
     return own, source, recording
+
+
+def everywhere(source: str) -> str:
+    """A recording's name as it is, a folder as a path that does not depend on where one is."""
+    from routegym.graph.library import recording_folder, shipped_recordings
+
+    return source if source in shipped_recordings() else str(recording_folder(source))

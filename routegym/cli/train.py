@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ import tyro
 if TYPE_CHECKING:
     from routegym.graph.recording import Recording
     from routegym.policies.algorithm import Problem
+    from routegym.runners import Runner
     from routegym.tracking.run import Run
     from routegym.tracking.tracking import Service, Tracking
 
@@ -33,6 +35,7 @@ class Train:
     examples:
       routegym train                                         MaskablePPO on AgentSteps, 5 seeds
       routegym train --algo all_action --env routegym/Cascade-v0
+      routegym train --workers 4                             four seeds at once
       routegym train --algo grpo --seeds 2 --set learning_rate=0.001 network=attention
       WANDB_MODE=offline routegym train --track wandb
       routegym train --live --pool pool.yaml --tasks tasks.jsonl --env routegym/Cascade-v0 --spend-cap 2
@@ -61,6 +64,12 @@ class Train:
     default 0.002 to 8 for single calls, and else 0 to 0.2."""
     threads: int = 1
     """Threads of torch; more are slower for networks this small."""
+    workers: int | None = None
+    """Seeds at once, each in a process of its own; 0 = one per core. By default one after the other here, and with
+    --runner ray as many as the cluster has CPUs. What is learned does not depend on it."""
+    runner: Literal["local", "ray"] = "local"
+    """Where they are: on this machine, or on a Ray cluster (RAY_ADDRESS; a local one without it), whose machines all
+    see OUT and the recording."""
     track: Literal["none", "tensorboard", "wandb"] | None = None
     """Show metrics elsewhere too, beside metrics.jsonl: TensorBoard's files in OUT/tensorboard, or a W&B run, which its
     own WANDB_PROJECT, WANDB_ENTITY and WANDB_MODE=offline direct. By default none, and wandb under `wandb agent`."""
@@ -88,12 +97,19 @@ class Train:
         from routegym.errors import ConfigError
         from routegym.evaluation.comparison import check_comparable
         from routegym.policies.config import hyperparameters, tuned
+        from routegym.runners import open_runner
         from routegym.tracking.results import results_of
         from routegym.tracking.run import RunConfig, git_commit, versions
         from routegym.tracking.tracking import Tracking
 
         if self.seeds < 1 or self.seed < 0:
             raise ConfigError(f"seed = {self.seed}, seeds = {self.seeds}; expected seed >= 0 and seeds >= 1")
+        apart = self.runner == "ray" or self.workers not in (None, 1)
+        if (self.workers or 0) < 0 or (apart and self.live):
+            raise ConfigError(
+                f"workers = {self.workers}, runner = {self.runner!r}; expected workers >= 0, and neither with --live, "
+                "where all seeds ask one pool"
+            )
         if self.live:
             env = self.env or DEFAULT_ENV
         else:
@@ -133,7 +149,8 @@ class Train:
                 f"arms {', '.join(arm.name for arm in recording.arms)}"
             )
             with tracking:
-                _train_seeds(run, problem, algorithm, tracking, console)
+                runner = stack.enter_context(open_runner(self.runner, self.workers or 0)) if apart else None
+                _train_seeds(run, problem, algorithm, tracking, console, runner)
                 if self.evaluate and not self.live:
                     comparison, metrics, policies = Evaluate(run.path, split=self.split).on_recording(
                         run, *open_run(run)
@@ -195,16 +212,21 @@ class Train:
         return run, stack.enter_context(problem), origin
 
 
-def _train_seeds(run: Run, problem: Problem, algorithm: Any, tracking: Tracking, console: Any) -> None:
+def _train_seeds(
+    run: Run, problem: Problem, algorithm: Any, tracking: Tracking, console: Any, runner: Runner | None
+) -> None:
+    """Train what is not trained yet: here one seed after the other, or where a runner does it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from routegym.cli.problem import everywhere
     from routegym.policies.storage import load_policies, save_policies
-    from routegym.policies.training import Training
+    from routegym.tracking.seeds import seed_folder, train_seeds
 
     done: dict[int, Any] = {}
     if (run.path / "policy.json").is_file():
         done = dict(load_policies(run.path, problem.recording))
         console.print(f"going on in {run.path}: seeds {sorted(done)} are trained already")
+    left = [seed for seed in run.config.seeds if seed not in done]
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -214,24 +236,37 @@ def _train_seeds(run: Run, problem: Problem, algorithm: Any, tracking: Tracking,
         console=console,
     )
     total = getattr(algorithm, "steps", None) or getattr(algorithm, "updates", None)
+    lines = {seed: bar.add_task(f"seed {seed}", start=False, total=total, status="") for seed in left}
+
+    def report(metrics: Mapping[str, Any]) -> None:
+        tracking.report(metrics)
+        if (line := lines.get(metrics.get("seed", 0))) is not None:
+            status = "" if metrics.get("score") is None else f"score {metrics['score']:.3f}"
+            bar.start_task(line)
+            bar.update(line, completed=min(metrics["step"], total or metrics["step"]), status=status)
+
     with bar:
-        for seed in run.config.seeds:
-            if seed in done:
-                continue
-            line = bar.add_task(f"seed {seed}", total=total, status="")
+        if runner is None:
+            trained = _one_after_the_other(run, problem, algorithm, left, report)
+        else:
+            trained = train_seeds(run, problem.recording, everywhere(run.config.recording), left, runner, report)
+        for seed, policy in trained:
+            done[seed] = policy
+            save_policies(run.path, problem.recording, dict(sorted(done.items())))
+            shutil.rmtree(seed_folder(run, seed), ignore_errors=True)
+            bar.update(lines[seed], completed=total, total=total)
 
-            def report(metrics: Mapping[str, Any], line: Any = line) -> None:
-                tracking.report(metrics)
-                status = "" if metrics.get("score") is None else f"score {metrics['score']:.3f}"
-                bar.update(line, completed=min(metrics["step"], total or metrics["step"]), status=status)
 
-            # A checkpoint would not know the situations of a graph that grows: its answers are kept instead.
-            folder = None if problem.expander is not None else run.path / f"checkpoints-{seed}"
-            training = Training(folder, report)
-            done[seed] = algorithm.fit(problem, seed, training)
-            save_policies(run.path, problem.recording, done)
-            training.clear()
-            bar.update(line, completed=total, total=total)
+def _one_after_the_other(
+    run: Run, problem: Problem, algorithm: Any, seeds: Sequence[int], report: Callable[[Mapping[str, Any]], None]
+) -> Iterator[tuple[int, Any]]:
+    from routegym.policies.training import Training
+    from routegym.tracking.seeds import seed_folder
+
+    for seed in seeds:
+        # A checkpoint would not know the situations of a graph that grows: its answers are kept instead.
+        folder = None if problem.expander is not None else seed_folder(run, seed)
+        yield seed, algorithm.fit(problem, seed, Training(folder, report))
 
 
 def changes(pairs: tuple[str, ...]) -> dict[str, Any]:
