@@ -86,12 +86,13 @@ def frontier_figure(curves: Sequence[Curve], title: str = "") -> Figure:
     costs = np.concatenate([_points(curve)[0] for curve in curves])
     scale, unit = _unit(float(costs.max()))
     logarithmic = bool(len(arms)) and arms.min() > 0 and arms.max() > 8 * arms.min()
+    left = arms.min() / scale / 1.6 if logarithmic else -np.inf  # oracles begin at no cost, far from the rest
     for curve, style in _styled(curves):
-        _draw(axes, curve, style, scale, logarithmic)
+        _draw(axes, curve, style, scale, left)
 
     if logarithmic:
         axes.set_xscale("log")
-        axes.set_xlim(arms.min() / scale / 1.6, max(float(costs.max()), arms.max()) / scale * 1.25)
+        axes.set_xlim(left, max(float(costs.max()), arms.max()) / scale * 1.25)
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -243,11 +244,12 @@ def _unit(largest: float) -> tuple[float, str]:
     return 1e-9, "10$^{-9}$ USD"
 
 
-def _draw(axes: Axes, curve: Curve, style: dict[str, Any], scale: float, logarithmic: bool) -> None:
+def _draw(axes: Axes, curve: Curve, style: dict[str, Any], scale: float, left: float) -> None:
     costs, scores = _points(curve)
     order = np.argsort(costs, kind="stable")
     costs, scores = costs[order] / scale, scores[order]
-    dense = straight_in_cost(costs, logarithmic)
+    dense = straight_in_cost(costs, logarithmic=bool(np.isfinite(left)))
+    dense = dense[dense >= left]
     marked = np.flatnonzero(np.isin(dense, costs)).tolist()
     axes.plot(dense, np.interp(dense, costs, scores), label=curve.label, markersize=5, markevery=marked, **style)
     if curve.low is not None and curve.high is not None:
