@@ -203,7 +203,7 @@ class RayTasks(_Shared):
         """See `routegym.pool.backend.Backend`; results are reported task by task.
 
         Raises:
-            PoolError: a task's process died again and again, or an engine cannot be used.
+            PoolError: a task failed, or its process died again and again; or an engine cannot be used.
             RoutegymError: whatever a task raised.
         """
         results: dict[int, Response | Failure] = {}
@@ -221,11 +221,13 @@ class RayTasks(_Shared):
                     results[index] = result
                     if on_result is not None:
                         on_result(index, result)
-        except self._ray.exceptions.WorkerCrashedError as error:
-            raise PoolError(
-                f"Ray ran a task {_MOST_DEATHS + 1} times and its process died each time ({type(error).__name__}); "
-                "look at Ray's logs; what was answered is kept"
-            ) from None
+        except self._ray.exceptions.RayError as error:
+            problem = PoolError(
+                f"Ray could not finish a task, begun up to {_MOST_DEATHS + 1} times ({type(error).__name__}); look at "
+                "Ray's logs; what was answered is kept"
+            )
+            problem.add_note(str(error))
+            raise problem from None
         finally:
             for task in tasks:
                 self._ray.cancel(task, force=True)

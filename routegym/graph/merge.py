@@ -399,6 +399,9 @@ def _provenance(recordings: Sequence[Recording], complete: bool, preferred: str 
     found: dict[str, Any] = {"merged_from": sources, "complete": complete}
     if preferred:
         found["preferred"] = preferred
+    limits = {recording.provenance.get("imported", {}).get("most_attempts") for recording in recordings}
+    if len(limits) == 1 and None not in limits:  # what is needed to say by which rules it came about
+        found["imported"] = {"most_attempts": limits.pop()}
     licences: list[str] = sorted({_licence(recording.provenance) for recording in recordings})
     if licences != [_NOT_STATED]:
         found["licence"] = " and ".join(licences)

@@ -18,10 +18,19 @@ from helpers import KINDS, SimulatedPool, build, legal_actions, same, tasks_of, 
 import routegym
 from routegym.core import RoutingEnv
 from routegym.envs.cascade import CascadeWorkflow
-from routegym.errors import ActionError, BudgetError, ConfigError, PoolError, RunError, ServerFailedError
+from routegym.errors import (
+    ActionError,
+    BudgetError,
+    ConfigError,
+    PoolError,
+    RecordingError,
+    RunError,
+    ServerFailedError,
+)
 from routegym.graph import Expander, Recording, start_recording
 from routegym.graph.imports import RoutingData, to_recording
 from routegym.graph.imports.workflow import Turn
+from routegym.graph.merge import merge_recordings
 from routegym.pool.backend import Attempt, Failure, Request, Response
 from routegym.serving import Router
 from routegym.serving.router import rules_of
@@ -133,6 +142,19 @@ def table(verdict: bool, trials: bool = False) -> RoutingData:
     return RoutingData(
         name="table", responses=pa.table(responses), queries=pa.table(queries), prices={}, verdict=verdict
     )
+
+
+def test_merged_imports_keep_their_rules() -> None:
+    recording = to_recording(table(verdict=True), "cascade", most_attempts=2, text="none").recording
+    merged = merge_recordings([recording, recording], "both")
+    route = Router(merged, Watched(), rules_of(merged)).start("what is 1 plus 1?")
+    for _ in range(2):
+        assert route.next() is not None
+        route.observe(Response("", (10, 0, 1, 0), 0.0, 0.0, 0.0), solved=False, cost_usd=0.001)
+    assert route.next() is None
+    other = to_recording(table(verdict=True), "cascade", most_attempts=3, text="none").recording
+    with pytest.raises(RecordingError):
+        merge_recordings([recording, other], "both")
 
 
 @pytest.mark.parametrize("form", ["flat", "text"])
