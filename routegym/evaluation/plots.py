@@ -322,6 +322,8 @@ def _label_arms(axes: Axes, arms: Sequence[Curve], scale: float) -> None:
 def _pixels(axes: Axes, line: Line2D) -> _Floats:
     """Points along a line, about two pixels apart and so that markers weigh more, float (n, 2)."""
     corners = axes.transData.transform(np.column_stack([line.get_xdata(), line.get_ydata()]))
+    if not len(corners):  # all of it is left of the axis
+        return corners
     along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(corners, axis=0).T))])
     fine = np.arange(0.0, along[-1] + 1, 2.0)
     dots: _Floats = np.column_stack([np.interp(fine, along, corners[:, k]) for k in (0, 1)])

@@ -55,6 +55,16 @@ def test_mixtures_are_straight_in_cost_on_a_logarithmic_axis():
     assert lines(figure)["learned"].get_ydata().max() == pytest.approx(SCORES.max())
 
 
+def test_what_costs_next_to_nothing_does_not_stretch_the_scores(tmp_path):
+    nothing = Curve("gives up", [0.0, 1e-9], [0.0, 0.0], "policy", [0.0, 0.0], [0.0, 0.0])
+    dear = [curve for curve in CURVES if curve.kind == "arm"][2:]  # from a score of 0.28 on
+    clairvoyant = Curve("oracle", [0.0, 3e-6, 9e-6], [0.0, 0.4, 0.5], "oracle")
+    figure = frontier_figure([nothing, clairvoyant, *dear])
+    figure.savefig(tmp_path / "frontier.png")
+    assert "gives up" in lines(figure)
+    assert 0.1 < figure.axes[0].get_ylim()[0] < 0.28
+
+
 def test_linear_axis_where_arms_cost_alike():
     assert frontier_figure([Curve("a", 1.0, 0.2, "arm"), Curve("b", 3.0, 0.4, "arm")]).axes[0].get_xscale() == "linear"
 
