@@ -18,6 +18,8 @@ from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecu
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
+from platform import node
 from typing import TYPE_CHECKING, Any, Literal
 
 import routegym.errors
@@ -27,7 +29,7 @@ from routegym.processes import end_with_parent
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
-__all__ = ["LocalRunner", "RayRunner", "Refusal", "Runner", "RunnerName", "open_runner", "start_ray"]
+__all__ = ["LocalRunner", "RayRunner", "Refusal", "Runner", "RunnerName", "check_shared", "open_runner", "start_ray"]
 
 RunnerName = Literal["local", "ray"]
 
@@ -278,6 +280,16 @@ class RayRunner(Runner):
 
 
 # -- in the process that does a job ----------------------------------------------------------------
+def check_shared(folder: Path) -> None:
+    """See that the folder in which a job leaves its results is there.
+
+    Raises:
+        WorkerError: this machine does not see it.
+    """
+    if not folder.is_dir():
+        raise WorkerError(f"{folder}: not there on machine {node()}; name a folder that all machines see with --out")
+
+
 def _fetch(paths: tuple[str, ...], sent: list[Any]) -> Any:
     """A Ray task: a job, with the modules that stand beside the command."""
     import ray

@@ -30,6 +30,7 @@ from routegym.policies.algorithm import Problem, algorithm_class, family_of
 from routegym.policies.config import hyperparameters, tuned
 from routegym.policies.storage import load_policies, save_policies
 from routegym.policies.training import Training, write_atomically
+from routegym.runners import check_shared
 
 if TYPE_CHECKING:
     from routegym.graph.recording import Recording
@@ -365,8 +366,7 @@ def keep_outcomes(path: Path, outcomes: Outcomes) -> None:
 
 def _work(job: Job, folder: Path) -> str | None:
     """Fit and play; a reason if this cannot be done here."""
-    if not job.cache.is_dir():
-        raise WorkerError(f"{job.cache}: not there on machine {node()}; name a folder that all machines see with --out")
+    check_shared(job.cache)
     if job.folder != folder:
         raise WorkerError(
             f"machine {node()} has another routegym, or another {job.name}, than where the bench was started; install "

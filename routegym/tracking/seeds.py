@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
-from platform import node
 from typing import Any
 
-from routegym.errors import WorkerError
 from routegym.graph.recording import Recording
 from routegym.policies.algorithm import Problem
 from routegym.policies.config import tuned
 from routegym.policies.policy import Policy
 from routegym.policies.storage import load_policies, save_policies
 from routegym.policies.training import Training
-from routegym.runners import Runner
+from routegym.runners import Runner, check_shared
 from routegym.tracking.run import Run
 from routegym.tracking.tracking import Tracking
 
@@ -78,8 +76,7 @@ def train_seeds(
 
 def _train(folder: Path, seed: int, source: str) -> None:
     """Train a seed in this process."""
-    if not folder.is_dir():
-        raise WorkerError(f"{folder}: not there on machine {node()}; name a folder that all machines see with --out")
+    check_shared(folder)
     import torch
 
     run = Run(folder)
